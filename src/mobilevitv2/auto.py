@@ -1,0 +1,128 @@
+"""One name, the right class: `create`, and our classes behind transformers' Auto classes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobilevitv2.errors import ConfigurationError
+from mobilevitv2.loading import locate
+
+if TYPE_CHECKING:
+    from mobilevitv2.backbone import MobileViTV2PreTrainedModel
+
+TASK_NAMES = ("classify", "segment", "backbone")
+
+
+def task_class(task: str) -> type[MobileViTV2PreTrainedModel]:
+    """The model class of a task: "classify", "segment" or "backbone".
+
+    Raises:
+        ConfigurationError: a task that there is not.
+    """
+    from mobilevitv2.backbone import MobileViTV2Model
+    from mobilevitv2.classification import MobileViTV2ForImageClassification
+    from mobilevitv2.segmentation import MobileViTV2ForSemanticSegmentation
+
+    classes: dict[str, type[MobileViTV2PreTrainedModel]] = {
+        "classify": MobileViTV2ForImageClassification,
+        "segment": MobileViTV2ForSemanticSegmentation,
+        "backbone": MobileViTV2Model,
+    }
+    if task not in classes:
+        raise ConfigurationError(f"task={task!r} is unknown; use one of {', '.join(TASK_NAMES)}.")
+    return classes[task]
+
+
+def create(
+    source: str | os.PathLike[str], *, task: str | None = None, pretrained: bool = True, **options: Any
+) -> MobileViTV2PreTrainedModel:
+    """A model by name, in evaluation mode.
+
+    Args:
+        source: what `from_pretrained` takes: a record's name (`list_records`), a folder, a hub id, or a weights file.
+        task: "classify", "segment" or "backbone"; told from the source where it is not given.
+        pretrained: False gives random weights in the same configuration.
+        options: options of the configuration, such as `num_labels`, and arguments of `from_pretrained`, such as `dtype`.
+
+    Raises:
+        ConfigurationError: a task that there is not, or an option that gives no valid model.
+        WeightsError: weights that cannot be used; see `MobileViTV2PreTrainedModel.from_pretrained`.
+    """
+    model_class = task_class(task or told_task(source))
+    if pretrained:
+        return model_class.from_pretrained(source, **options)
+    return model_class(_told_configuration(source, options)).eval()
+
+
+def told_task(source: str | os.PathLike[str]) -> str:
+    """The task that a source's record, weights or `config.json` tell.
+
+    Raises:
+        ConfigurationError: a folder or hub id whose configuration names no class of ours.
+    """
+    from mobilevitv2.weights import identify, list_records, read_state_dict
+
+    record = next((r for r in list_records() if r.name == str(source)), None)
+    if record is not None:
+        return record.task
+    if os.path.isfile(source):
+        return identify(read_state_dict(Path(source))).task
+    from transformers import PreTrainedConfig
+
+    values, _ = PreTrainedConfig.get_config_dict(os.fspath(source))
+    endings = {"ForImageClassification": "classify", "ForSemanticSegmentation": "segment", "Model": "backbone", "Backbone": "backbone"}
+    for architecture in values.get("architectures") or []:
+        for ending, task in endings.items():
+            if architecture.endswith(ending):
+                return task
+    raise ConfigurationError(
+        f"{source}: config.json names no task (architectures={json.dumps(values.get('architectures'))}); pass task='classify'."
+    )
+
+
+def _told_configuration(source: str | os.PathLike[str], options: dict[str, Any]) -> Any:
+    from mobilevitv2.configuration import MobileViTV2Config
+    from mobilevitv2.weights import config_values, identify, list_records, read_state_dict, record_config_values
+
+    record = next((r for r in list_records() if r.name == str(source)), None)
+    if record is not None and record.url:
+        return MobileViTV2Config(**{**record_config_values(record), **options})
+    place = locate(source)
+    if os.path.isfile(place):
+        return MobileViTV2Config(**{**config_values(identify(read_state_dict(Path(place)))), **options})
+    return MobileViTV2Config.from_pretrained(place, **options)
+
+
+def register() -> None:
+    """Put our classes behind transformers' AutoConfig, AutoModel*, AutoBackbone and AutoImageProcessor, and so its pipelines.
+
+    From then on, in this process, transformers' own MobileViTV2 classes are no longer what the Auto classes give for the model type
+    "mobilevitv2". Calling it again changes nothing.
+    """
+    from transformers import (
+        AutoBackbone,
+        AutoConfig,
+        AutoImageProcessor,
+        AutoModel,
+        AutoModelForImageClassification,
+        AutoModelForSemanticSegmentation,
+    )
+
+    from mobilevitv2.backbone import MobileViTV2Backbone, MobileViTV2Model
+    from mobilevitv2.classification import MobileViTV2ForImageClassification
+    from mobilevitv2.configuration import MobileViTV2Config
+    from mobilevitv2.image_processing import MobileViTV2ImageProcessor
+    from mobilevitv2.segmentation import MobileViTV2ForSemanticSegmentation
+
+    AutoConfig.register("mobilevitv2", MobileViTV2Config, exist_ok=True)
+    for auto, ours in (
+        (AutoModel, MobileViTV2Model),
+        (AutoBackbone, MobileViTV2Backbone),
+        (AutoModelForImageClassification, MobileViTV2ForImageClassification),
+        (AutoModelForSemanticSegmentation, MobileViTV2ForSemanticSegmentation),
+    ):
+        auto.register(MobileViTV2Config, ours, exist_ok=True)
+    AutoImageProcessor.register(MobileViTV2Config, MobileViTV2ImageProcessor, exist_ok=True)

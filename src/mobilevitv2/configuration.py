@@ -1,0 +1,282 @@
+"""MobileViTV2Config: every option of the model family, and every width that follows from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+from transformers.backbone_utils import BackboneConfigMixin
+
+from mobilevitv2.blocks import Activation, make_divisible
+from mobilevitv2.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    # transformers turns the class body into keyword arguments of __init__; type checkers learn that from this decorator.
+    from typing import dataclass_transform
+else:
+
+    def dataclass_transform(**_: Any) -> Callable[[type], type]:
+        return lambda cls: cls
+
+
+MAX_CHANNELS = 65536
+STAGE_NAMES = ("stem", "stage1", "stage2", "stage3", "stage4", "stage5")
+
+
+@dataclass_transform(kw_only_default=True)
+class MobileViTV2Config(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[misc]  # transformers ships no types for its bases
+    """Options of MobileViTV2; the defaults give the classifier of width 1.0 as transformers' configuration has it.
+
+    Args:
+        num_channels: channels of the input pictures.
+        image_size: side of the pictures the model is meant for, in pixels, or (height, width). The model takes any size; this one
+            is what `dummy_inputs`, operation counts, detection anchors and exports use unless told otherwise.
+        patch_size: side of the square patches whose pixels attend apart from each other.
+        expand_ratio: hidden channels over input channels in the inverted residuals.
+        hidden_act: activation of convolutions and feed-forward parts: a name that transformers or torch.nn.functional knows,
+            or a function on tensors.
+        conv_kernel_size: kernel of the depthwise convolution in front of the attention; odd.
+        output_stride: input size over size of the last feature map: 32, 16 or 8. The later strides become dilations, as in the
+            official code (transformers leaves out the dilation of the depthwise convolution).
+        classifier_dropout_prob: dropout in front of the image classifier, and in the auxiliary segmentation head. The official
+            classifiers were trained without.
+        initializer_range: standard deviation of the truncated normal that linear layers start from.
+        layer_norm_eps: epsilon of the attention's normalisation.
+        aspp_out_channels: width of the DeepLabV3 head.
+        atrous_rates: three dilations of the DeepLabV3 head.
+        aspp_dropout_prob: channel dropout in front of the segmentation classifier (DeepLabV3).
+        semantic_loss_ignore_index: label of pixels that the segmentation loss leaves out.
+        n_attn_blocks: transformer layers in stages 3, 4 and 5.
+        base_attn_unit_dims: attention widths of stages 3, 4 and 5 at width multiplier 1.
+        width_multiplier: scales all channels; released: 0.5, 0.75, 1, 1.25, 1.5, 1.75 and 2.
+        ffn_multiplier: hidden width over attention width in the feed-forward parts.
+        attn_dropout: dropout on the context scores.
+        ffn_dropout: dropout between the two layers of the feed-forward parts.
+        hidden_dropout_prob: dropout behind attention and feed-forward parts, in front of the sum with the skip connection.
+        segmentation_head: "deeplabv3" or "pspnet".
+        use_auxiliary_head: a second segmentation head on stage 4, in training only.
+        auxiliary_loss_weight: weight of that head's loss.
+        psp_out_channels: width of the PSPNet head.
+        psp_pool_sizes: sides of the pooled maps of the PSPNet head.
+        psp_dropout_prob: channel dropout in front of the segmentation classifier (PSPNet).
+        kwargs: what transformers' `PreTrainedConfig` takes: num_labels, id2label, label2id, problem_type, out_features, ...
+
+    Raises:
+        ConfigurationError: a value that gives no valid model, named with the remedy.
+    """
+
+    model_type = "mobilevitv2"
+
+    num_channels: int = 3
+    image_size: int | Sequence[int] = 256
+    patch_size: int | Sequence[int] = 2
+    expand_ratio: float = 2.0
+    hidden_act: str | Activation = "swish"
+    conv_kernel_size: int = 3
+    output_stride: int = 32
+    classifier_dropout_prob: float = 0.1
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-5
+    aspp_out_channels: int = 512
+    atrous_rates: Sequence[int] = (6, 12, 18)
+    aspp_dropout_prob: float = 0.1
+    semantic_loss_ignore_index: int = 255
+    n_attn_blocks: Sequence[int] = (2, 4, 3)
+    base_attn_unit_dims: Sequence[int] = (128, 192, 256)
+    width_multiplier: float = 1.0
+    ffn_multiplier: int = 2
+    attn_dropout: float = 0.0
+    ffn_dropout: float = 0.0
+    hidden_dropout_prob: float = 0.0
+    segmentation_head: str = "deeplabv3"
+    use_auxiliary_head: bool = False
+    auxiliary_loss_weight: float = 0.4
+    psp_out_channels: int = 512
+    psp_pool_sizes: Sequence[int] = (1, 2, 3, 6)
+    psp_dropout_prob: float = 0.1
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.stage_names = list(STAGE_NAMES)
+        kwargs.pop("stage_names", None)  # written by save_pretrained, never a choice
+        self.set_output_features_output_indices(
+            out_features=kwargs.pop("out_features", None), out_indices=kwargs.pop("out_indices", None)
+        )
+        for name in ("atrous_rates", "n_attn_blocks", "base_attn_unit_dims", "psp_pool_sizes"):
+            setattr(self, name, list(getattr(self, name)))  # lists, as the seed documents them and JSON gives them back
+        if not isinstance(self.patch_size, int):
+            self.patch_size = _side(self.patch_size)
+        super().__post_init__(**kwargs)
+        self._check()
+
+    # ---- every width, in one place -------------------------------------------------------------------------------------------
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) of `image_size`."""
+        if isinstance(self.image_size, int):
+            return self.image_size, self.image_size
+        height, width = self.image_size
+        return height, width
+
+    @property
+    def stage_channels(self) -> list[int]:
+        """Output channels of the stem and the five stages."""
+        width = self.width_multiplier
+        stem = make_divisible(min(max(32 * width, 16), 64), 8, 16)
+        return [stem, make_divisible(64 * width, 16), *(make_divisible(base * width) for base in (128, 256, 384, 512))]
+
+    @property
+    def stage_strides(self) -> list[int]:
+        """Input size over output size of the stem and the five stages."""
+        return [min(stride, self.output_stride) for stride in (2, 2, 4, 8, 16, 32)]
+
+    @property
+    def stage_dilations(self) -> list[int]:
+        """Dilation of the stem's and the five stages' later convolutions: what their strides lost to `output_stride`."""
+        return [max(1, stride // self.output_stride) for stride in (2, 2, 4, 8, 16, 32)]
+
+    @property
+    def attn_dims(self) -> list[int]:
+        """Attention widths of stages 3, 4 and 5."""
+        return [make_divisible(base * self.width_multiplier) for base in self.base_attn_unit_dims]
+
+    @property
+    def ffn_dims(self) -> list[int]:
+        """Hidden widths of the feed-forward parts of stages 3, 4 and 5."""
+        return [self.ffn_multiplier * dim // 16 * 16 for dim in self.attn_dims]
+
+    @property
+    def psp_branch_channels(self) -> int:
+        """Width of each pooled branch of the PSPNet head."""
+        return max(16, self.stage_channels[-1] // len(self.psp_pool_sizes) // 16 * 16)
+
+    @property
+    def auxiliary_channels(self) -> int:
+        """Width of the auxiliary segmentation head."""
+        return max(self.stage_channels[4] // 4, 128)
+
+    def activation(self) -> Activation:
+        """The activation itself.
+
+        Raises:
+            ConfigurationError: a name that neither transformers nor torch.nn.functional knows.
+        """
+        if callable(self.hidden_act):
+            return self.hidden_act
+        name = self.hidden_act.removeprefix("torch.nn.functional.")
+        if name in ACT2FN:
+            module: nn.Module = ACT2FN[name]
+            return module
+        function: Callable[[Tensor], Tensor] | None = getattr(F, name, None)
+        if callable(function):
+            return function
+        raise ConfigurationError(
+            f"hidden_act={self.hidden_act!r} is no activation; use a name such as 'swish', 'relu' or 'gelu', or pass the function."
+        )
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """transformers' `from_dict`, for MobileViTV2 alone.
+
+        Raises:
+            ConfigurationError: the configuration of another kind of model.
+        """
+        kind = config_dict.get("model_type", cls.model_type)
+        if kind != cls.model_type:
+            raise ConfigurationError(
+                f"This is the configuration of a {kind!r} model, not of MobileViTV2; load it with transformers' AutoModel classes."
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        values: dict[str, Any] = super().to_dict()
+        if callable(self.hidden_act):
+            values["hidden_act"] = _activation_name(self.hidden_act)
+        return values
+
+    # ---- checks --------------------------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        _check_number("width_multiplier", self.width_multiplier, above=0)
+        for name in (
+            "num_channels",
+            "patch_size",
+            "conv_kernel_size",
+            "aspp_out_channels",
+            "psp_out_channels",
+            "ffn_multiplier",
+        ):
+            _check_integer(name, getattr(self, name))
+        for name, length in (("n_attn_blocks", 3), ("base_attn_unit_dims", 3), ("atrous_rates", 3), ("psp_pool_sizes", None)):
+            _check_integers(name, getattr(self, name), length)
+        _check_integers("image_size", self.image_size if isinstance(self.image_size, Sequence) else [self.image_size] * 2, 2)
+        if self.conv_kernel_size % 2 == 0:
+            raise ConfigurationError(f"conv_kernel_size={self.conv_kernel_size} is even; use an odd number such as 3.")
+        if self.output_stride not in (8, 16, 32):
+            raise ConfigurationError(f"output_stride={self.output_stride} is not possible; use 8, 16 or 32.")
+        if self.segmentation_head not in ("deeplabv3", "pspnet"):
+            raise ConfigurationError(f"segmentation_head={self.segmentation_head!r} is unknown; use 'deeplabv3' or 'pspnet'.")
+        for name in ("expand_ratio", "initializer_range", "layer_norm_eps"):
+            _check_number(name, getattr(self, name), above=0)
+        for name in (
+            "classifier_dropout_prob",
+            "aspp_dropout_prob",
+            "psp_dropout_prob",
+            "attn_dropout",
+            "ffn_dropout",
+            "hidden_dropout_prob",
+        ):
+            _check_probability(name, getattr(self, name))
+        self._check_widths()
+        self.activation()
+
+    def _check_widths(self) -> None:
+        if not all(1 <= width <= MAX_CHANNELS for width in (*self.stage_channels, *self.attn_dims, *self.ffn_dims)):
+            raise ConfigurationError(
+                f"width_multiplier={self.width_multiplier} and ffn_multiplier={self.ffn_multiplier} give no valid channels (stages "
+                f"{self.stage_channels}, attention {self.attn_dims}, feed-forward {self.ffn_dims}; valid are 1 to {MAX_CHANNELS}); "
+                "released widths are 0.5, 0.75, 1.0, 1.25, 1.5, 1.75 and 2.0."
+            )
+
+
+def _side(pair: Sequence[int]) -> int:
+    if len(set(pair)) != 1:
+        raise ConfigurationError(f"patch_size={list(pair)!r} is not square; use one number such as 2.")
+    return pair[0]
+
+
+def _activation_name(function: Activation) -> str:
+    """The name under which `activation` finds the function again; its own name where there is none, which then asks for it."""
+    for name, known in ACT2FN.items():
+        known_class = known[0] if isinstance(known, tuple) else known
+        if isinstance(known_class, type) and type(function) is known_class:
+            return str(name)
+    name = getattr(function, "__name__", type(function).__name__)
+    return f"torch.nn.functional.{name}" if getattr(F, name, None) is function else name
+
+
+def _check_integer(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigurationError(f"{name}={value!r} must be a whole number of at least 1.")
+
+
+def _check_integers(name: str, values: Sequence[object], length: int | None) -> None:
+    if not values or (length is not None and len(values) != length):
+        raise ConfigurationError(f"{name}={list(values)!r} must hold {length or 'at least one'} whole numbers.")
+    for value in values:
+        _check_integer(name, value)
+
+
+def _check_number(name: str, value: object, *, above: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= above:
+        raise ConfigurationError(f"{name}={value!r} must be a number above {above}.")
+
+
+def _check_probability(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ConfigurationError(f"{name}={value!r} must be a probability: at least 0 and below 1.")

@@ -1,0 +1,142 @@
+"""Model classes meet weights: `from_pretrained` of a single file or a record's name, and strictness about the trunk."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mobilevitv2.configuration import MobileViTV2Config
+from mobilevitv2.errors import WeightsMismatch, WrongTaskError
+from mobilevitv2.weights import (
+    CheckpointInfo,
+    compare,
+    config_values,
+    fetch,
+    identify,
+    list_records,
+    read_state_dict,
+    to_ours,
+    wrong_task_message,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mobilevitv2.backbone import MobileViTV2PreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+TRUNK_PREFIX = "mobilevitv2."
+TRUNK_PARTS = ("conv_stem.", "encoder.")
+# Options of the trunk; a file of another task says nothing about the rest.
+TRUNK_OPTIONS = (
+    "num_channels",
+    "width_multiplier",
+    "n_attn_blocks",
+    "base_attn_unit_dims",
+    "ffn_multiplier",
+    "expand_ratio",
+    "conv_kernel_size",
+)
+
+
+def locate(source: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """A record's name becomes the record's file (fetched) or folder (bundled); anything else stays as it is."""
+    if os.path.exists(source):
+        return source
+    record = next((r for r in list_records() if r.name == str(source)), None)
+    return source if record is None else fetch(record)
+
+
+def load_file(cls: type[MobileViTV2PreTrainedModel], path: Path, *model_args: Any, **kwargs: Any) -> Any:
+    """A model of `cls` from one weights file of any known format; strict, except that a new task gets a new head.
+
+    Raises:
+        UnknownWeightsFormat, WrongTaskError, WeightsMismatch: see `MobileViTV2PreTrainedModel.from_pretrained`.
+    """
+    state = read_state_dict(path)
+    info = identify(state)
+    if not _fits(cls.task, info.task):
+        raise WrongTaskError(f"{path}: {wrong_task_message(info, cls.task)}")
+    config, kwargs = _configuration(cls.task, info, kwargs)
+    tensors = _rename_trunk(to_ours(state, info), bare=cls.task == "backbone")
+    if info.task != cls.task:
+        tensors = {name: tensor for name, tensor in tensors.items() if is_trunk(name)}
+    _check_strictly(cls, config, tensors, path, *model_args, resize=bool(kwargs.get("ignore_mismatched_sizes")))
+    return cls.from_pretrained(None, *model_args, config=config, state_dict=tensors, **kwargs)
+
+
+def check_trunk(missing: list[str], source: str | os.PathLike[str]) -> None:
+    """Refuse a folder whose weights leave parts of the trunk at random.
+
+    Raises:
+        WeightsMismatch: names the missing tensors.
+    """
+    lost = sorted(name for name in missing if is_trunk(name))
+    if lost:
+        raise WeightsMismatch(
+            f"{source} lacks {len(lost)} tensors of the trunk, which would be left at random: {', '.join(lost)}. "
+            "Check that the folder holds the weights that belong to its config.json."
+        )
+
+
+def is_trunk(name: str) -> bool:
+    """Whether a parameter belongs to the part that all tasks share."""
+    return name.removeprefix(TRUNK_PREFIX).startswith(TRUNK_PARTS)
+
+
+def _fits(wanted: str, found: str) -> bool:
+    """Any file gives its trunk; a classifier's trunk is what the other tasks start from."""
+    return wanted in (found, "backbone") or found in ("classify", "backbone")
+
+
+def _configuration(
+    task: str, info: CheckpointInfo, kwargs: dict[str, Any]
+) -> tuple[MobileViTV2Config, dict[str, Any]]:
+    """The configuration that the file implies, with the caller's options over it; and the arguments that are no options."""
+    if kwargs.get("config") is not None:
+        return kwargs.pop("config"), kwargs
+    values: Mapping[str, Any] = config_values(info)
+    if info.task != task:
+        values = {name: value for name, value in values.items() if name in TRUNK_OPTIONS}
+    kwargs.pop("config", None)
+    config, unused = MobileViTV2Config.from_dict(dict(values), return_unused_kwargs=True, **kwargs)
+    return config, unused
+
+
+def _rename_trunk(tensors: Mapping[str, Tensor], *, bare: bool) -> dict[str, Tensor]:
+    """Trunk names with the prefix that task models have, or without, as the bare trunk has them (which drops the heads)."""
+    if bare:
+        return {name.removeprefix(TRUNK_PREFIX): tensor for name, tensor in tensors.items() if is_trunk(name)}
+    return {
+        TRUNK_PREFIX + name if name.startswith(TRUNK_PARTS) else name: tensor for name, tensor in tensors.items()
+    }
+
+
+def _check_strictly(
+    cls: type[MobileViTV2PreTrainedModel],
+    config: MobileViTV2Config,
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    *model_args: Any,
+    resize: bool,
+) -> None:
+    """Compare names and shapes with a model that holds no memory. A head that the file does not have stays out of it."""
+    with torch.device("meta"):
+        expected = {name: tuple(t.shape) for name, t in cls(config, *model_args).state_dict().items()}
+    found = {name: tuple(t.shape) for name, t in tensors.items()}
+    if not any(not is_trunk(name) for name in found):
+        new = [name for name in expected if not is_trunk(name)]
+        if new:
+            logger.warning("%s has no head for this task: %d tensors start at random; train before use.", path, len(new))
+        expected = {name: shape for name, shape in expected.items() if is_trunk(name)}
+    if resize:
+        expected = {name: shape if is_trunk(name) else found.get(name, shape) for name, shape in expected.items()}
+    message = compare(expected, found)
+    if message is not None:
+        raise WeightsMismatch(f"{path} does not fit {cls.__name__}. {message}")
