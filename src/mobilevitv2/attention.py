@@ -25,9 +25,9 @@ FIRST_ATTENTION_STAGE = 3
 def context_score_maps(model: MobileViTV2PreTrainedModel, pixel_values: Tensor) -> list[tuple[str, Tensor]]:
     """The context scores of every attention layer for a batch of pictures.
 
-    The pixels of a patch attend apart from each other: with patches of 2x2 pixels a map holds four softmax distributions, interleaved
-    (every second row and column belongs to one of them), each of which sums to one. So a whole map sums to patch_size squared, and
-    the mean over each patch is the score of its place in the picture.
+    The pixels of a patch attend apart from each other: with patches of 2x2 pixels a map holds four softmax distributions,
+    interleaved (every second row and column belongs to one of them), each of which sums to one. So a whole map sums to patch_size
+    squared, and the mean over each patch is the score of its place in the picture.
 
     Args:
         model: any model of this package, in evaluation mode; it is left as it is.
@@ -68,7 +68,7 @@ def _watch(block: MobileViTV2Block, stage: str, maps: list[tuple[str, Tensor]]) 
 
         return hook
 
-    layers = [layer.attention for layer in block.transformer.layer]
+    layers = [module for module in block.transformer.modules() if isinstance(module, SeparableSelfAttention)]
     handles = [block.conv_1x1.register_forward_hook(note_size)]  # the last place where the map still has two sides
     for index, layer in enumerate(layers, 1):
         handles.append(layer.register_forward_pre_hook(note_scores(f"{stage}.layer{index}")))

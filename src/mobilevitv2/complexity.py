@@ -38,9 +38,7 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def count_operations(
-    model: MobileViTV2PreTrainedModel, *, height: int | None = None, width: int | None = None
-) -> OperationCount:
+def count_operations(model: MobileViTV2PreTrainedModel, *, height: int | None = None, width: int | None = None) -> OperationCount:
     """Multiply-adds of one forward pass for one picture, counted on shapes alone: no arithmetic is done.
 
     Args:
