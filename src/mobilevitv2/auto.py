@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from mobilevitv2.backbone import MobileViTV2PreTrainedModel
 
 TASK_NAMES = ("classify", "segment", "backbone")
+ARCHITECTURE_ENDINGS = {
+    "ForImageClassification": "classify",
+    "ForSemanticSegmentation": "segment",
+    "Model": "backbone",
+    "Backbone": "backbone",
+}
 
 
 def task_class(task: str) -> type[MobileViTV2PreTrainedModel]:
@@ -73,9 +79,8 @@ def told_task(source: str | os.PathLike[str]) -> str:
     from transformers import PreTrainedConfig
 
     values, _ = PreTrainedConfig.get_config_dict(os.fspath(source))
-    endings = {"ForImageClassification": "classify", "ForSemanticSegmentation": "segment", "Model": "backbone", "Backbone": "backbone"}
     for architecture in values.get("architectures") or []:
-        for ending, task in endings.items():
+        for ending, task in ARCHITECTURE_ENDINGS.items():
             if architecture.endswith(ending):
                 return task
     raise ConfigurationError(

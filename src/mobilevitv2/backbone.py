@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -16,11 +17,14 @@ from transformers.modeling_outputs import BackboneOutput, BaseModelOutputWithPoo
 from mobilevitv2.blocks import ConvNormAct, MobileNetLayer, MobileViTV2Block, Transformer, TransformerLayer
 from mobilevitv2.checks import check_pixel_values
 from mobilevitv2.configuration import MobileViTV2Config
+from mobilevitv2.errors import ConfigurationError
 from mobilevitv2.loading import check_trunk, load_file, locate
 
 
 class Encoder(nn.Module):
     """The five stages behind the stem."""
+
+    _gradient_checkpointing_func: Callable[..., Tensor]  # set by transformers together with the flag
 
     def __init__(self, config: MobileViTV2Config) -> None:
         super().__init__()
@@ -39,10 +43,7 @@ class Encoder(nn.Module):
         """(B, stem channels, H / 2, W / 2) -> the outputs of the five stages."""
         outputs = []
         for layer in self.layer:
-            if self.gradient_checkpointing and self.training:
-                x = self._gradient_checkpointing_func(layer.__call__, x)
-            else:
-                x = layer(x)
+            x = self._gradient_checkpointing_func(layer.__call__, x) if self.gradient_checkpointing and self.training else layer(x)
             outputs.append(x)
         return outputs
 
@@ -81,9 +82,7 @@ def _attention_stage(config: MobileViTV2Config, stage: int) -> MobileViTV2Block:
 
 
 def _stem(config: MobileViTV2Config) -> ConvNormAct:
-    return ConvNormAct(
-        config.num_channels, config.stage_channels[0], kernel_size=3, stride=2, activation=config.activation()
-    )
+    return ConvNormAct(config.num_channels, config.stage_channels[0], kernel_size=3, stride=2, activation=config.activation())
 
 
 class MobileViTV2PreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformers ships no types for its bases
@@ -95,13 +94,19 @@ class MobileViTV2PreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # tran
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
-    _no_split_modules = ["MobileNetLayer", "MobileViTV2Block"]
+    _no_split_modules: ClassVar[list[str]] = ["MobileNetLayer", "MobileViTV2Block"]
     task: ClassVar[str] = "backbone"
 
+    def __init__(self, config: MobileViTV2Config) -> None:
+        if not isinstance(config, MobileViTV2Config):
+            raise ConfigurationError(
+                f"config is a {type(config).__module__}.{type(config).__qualname__}; pass this package's MobileViTV2Config "
+                "(MobileViTV2Config.from_dict(config.to_dict()) makes one of transformers' own)."
+            )
+        super().__init__(config)
+
     @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *model_args: Any, **kwargs: Any
-    ) -> Self:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *model_args: Any, **kwargs: Any) -> Self:
         """A model with weights from anywhere.
 
         Args:

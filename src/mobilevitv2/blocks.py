@@ -55,6 +55,7 @@ class ConvNormAct(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), sides rounded up."""
         x = self.convolution(x)
         if self.normalization is not None:
             x = self.normalization(x)
@@ -75,7 +76,7 @@ class InvertedResidual(nn.Module):
         expand_ratio: float = 2.0,
     ) -> None:
         super().__init__()
-        hidden = make_divisible(int(round(in_channels * expand_ratio)), 8)
+        hidden = make_divisible(round(in_channels * expand_ratio), 8)
         self.use_residual = stride == 1 and in_channels == out_channels
         self.expand_1x1 = ConvNormAct(in_channels, hidden, activation=activation)
         self.conv_3x3 = ConvNormAct(
@@ -84,7 +85,8 @@ class InvertedResidual(nn.Module):
         self.reduce_1x1 = ConvNormAct(hidden, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.reduce_1x1(self.conv_3x3(self.expand_1x1(x)))
+        """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), sides rounded up."""
+        y: Tensor = self.reduce_1x1(self.conv_3x3(self.expand_1x1(x)))
         return x + y if self.use_residual else y
 
 
@@ -107,6 +109,7 @@ class MobileNetLayer(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), sides rounded up."""
         for layer in self.layer:
             x = layer(x)
         return x
@@ -117,8 +120,8 @@ class SeparableSelfAttention(nn.Module):
 
     The official code projects the tokens to keys W_k x_n + b_k and sums them with the scores s_n. The sum is linear, so
     sum_n s_n (W_k x_n + b_k) = W_k (sum_n s_n x_n) + b_k sum_n s_n: here the tokens are summed first and only the sum is projected.
-    The result is the same and the key tensor, a third of the official query-key-value product, is never formed. The scores sum to one
-    except under dropout, so the bias is taken with their sum.
+    The result is the same and the key tensor, a third of the official query-key-value product, is never formed. The scores sum to
+    one except under dropout, so the bias is taken with their sum.
     """
 
     def __init__(self, dim: int, *, attn_dropout: float = 0.0) -> None:
@@ -141,10 +144,12 @@ class SeparableSelfAttention(nn.Module):
         bias_share = bias[:, None, None] * scores.sum(dim=-1, keepdim=True)
         return F.conv2d(weighted.to(x.dtype), weight) + bias_share.to(x.dtype)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, D, P, N)
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D, P, N) -> (B, D, P, N)."""
         context = self.context_vector(x, self.attn_dropout(self.context_scores(x)))
         weight, bias = self._projection(self.value)
-        return self.out_proj(F.relu(F.conv2d(x, weight, bias)) * context)
+        out: Tensor = self.out_proj(F.relu(F.conv2d(x, weight, bias)) * context)
+        return out
 
     def _projection(self, rows: slice) -> tuple[Tensor, Tensor]:
         conv = self.qkv_proj.convolution
@@ -167,7 +172,9 @@ class FeedForward(nn.Module):
         self.conv2 = ConvNormAct(hidden, dim, bias=True, norm=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv2(self.dropout(self.conv1(x)))
+        """(B, D, P, N) -> (B, D, P, N)."""
+        out: Tensor = self.conv2(self.dropout(self.conv1(x)))
+        return out
 
 
 class TransformerLayer(nn.Module):
@@ -193,8 +200,10 @@ class TransformerLayer(nn.Module):
         self.dropout2 = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, D, P, N) -> (B, D, P, N)."""
         x = x + self.dropout1(self.attention(self.layernorm_before(x)))
-        return x + self.dropout2(self.ffn(self.layernorm_after(x)))
+        out: Tensor = x + self.dropout2(self.ffn(self.layernorm_after(x)))
+        return out
 
 
 class Transformer(nn.Module):
@@ -205,6 +214,7 @@ class Transformer(nn.Module):
         self.layer = nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, D, P, N) -> (B, D, P, N)."""
         for layer in self.layer:
             x = layer(x)
         return x
@@ -257,13 +267,15 @@ class MobileViTV2Block(nn.Module):
         self.conv_projection = ConvNormAct(dim, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), sides rounded up to whole patches."""
         x = resize_to_patches(self.downsampling_layer(x), self.patch_size)  # (B, C, H, W)
         x = self.conv_1x1(self.conv_kxk(x))  # (B, D, H, W)
         height, width = x.shape[-2:]
         x = unfold_patches(x, self.patch_size)  # (B, D, P, N)
         x = self.layernorm(self.transformer(x))
         x = fold_patches(x, self.patch_size, height, width)  # (B, D, H, W)
-        return self.conv_projection(x)  # (B, C, H, W)
+        out: Tensor = self.conv_projection(x)  # (B, C, H, W)
+        return out
 
 
 def resize_to_patches(x: Tensor, patch_size: int) -> Tensor:

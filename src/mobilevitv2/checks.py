@@ -12,7 +12,7 @@ def check_pixel_values(pixel_values: Tensor | None, num_channels: int) -> Tensor
     """The input as it is, if a model of `num_channels` input channels can take it.
 
     Raises:
-        ImageError: no tensor, or one of another shape than (batch, channels, height, width).
+        ImageError: no tensor, one of another shape than (batch, channels, height, width), an empty one, or one of whole numbers.
     """
     if pixel_values is None:
         raise ImageError("You have to specify pixel_values, a tensor (batch, channels, height, width).")
@@ -20,6 +20,10 @@ def check_pixel_values(pixel_values: Tensor | None, num_channels: int) -> Tensor
         raise ImageError(
             f"pixel_values of shape {tuple(pixel_values.shape)} do not fit; the model takes (batch, {num_channels}, height, width)."
         )
+    if pixel_values.shape[2] < 1 or pixel_values.shape[3] < 1:
+        raise ImageError(f"pixel_values of shape {tuple(pixel_values.shape)} have no pixels; both sides must be at least 1.")
+    if not pixel_values.is_floating_point():
+        raise ImageError(f"pixel_values of type {pixel_values.dtype} do not fit; convert to floats in 0..1 (divide bytes by 255).")
     return pixel_values
 
 

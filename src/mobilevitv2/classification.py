@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
@@ -39,7 +40,7 @@ class MobileViTV2ForImageClassification(MobileViTV2PreTrainedModel):
         Args:
             pixel_values: (batch, num_channels, height, width).
             output_hidden_states: give the output of each of the five stages.
-            labels: class indices (batch,) for one class a picture; 0/1 (batch, num_labels) in a floating type for several; numbers
+            labels: class indices (batch,) for one class a picture; 0/1 (batch, num_labels), floats or bool, for several; numbers
                 for regression. `config.problem_type` chooses the loss; without it the labels' type and `num_labels` do.
             return_dict: False gives a tuple of the values that are not None.
 
@@ -60,21 +61,21 @@ class MobileViTV2ForImageClassification(MobileViTV2PreTrainedModel):
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean squared error, cross-entropy or binary cross-entropy, as `problem_type` says; a scalar."""
-        if self.config.problem_type is None:
-            self.config.problem_type = _problem_type(self.num_labels, labels)
+        # Not kept on the configuration: what one batch's labels look like says nothing about the next model's.
+        problem_type = self.config.problem_type or _problem_type(self.num_labels, labels)
         labels = labels.to(logits.device)
-        if self.config.problem_type == "regression":
+        if problem_type == "regression":
             _check_count(logits, labels)
             return F.mse_loss(logits.reshape(labels.shape), labels.to(logits.dtype))
-        if self.config.problem_type == "single_label_classification":
-            labels = labels.reshape(-1)
+        if problem_type == "single_label_classification":
+            labels = _one_a_picture(logits, labels)
             check_class_indices(labels, self.num_labels)
             return F.cross_entropy(logits, labels)
-        if self.config.problem_type == "multi_label_classification":
+        if problem_type == "multi_label_classification":
             _check_count(logits, labels)
             return F.binary_cross_entropy_with_logits(logits, labels.reshape(logits.shape).to(logits.dtype))
         raise ConfigurationError(
-            f"problem_type={self.config.problem_type!r} is unknown; use 'regression', 'single_label_classification' or "
+            f"problem_type={problem_type!r} is unknown; use 'regression', 'single_label_classification' or "
             "'multi_label_classification'."
         )
 
@@ -82,7 +83,17 @@ class MobileViTV2ForImageClassification(MobileViTV2PreTrainedModel):
 def _problem_type(num_labels: int, labels: Tensor) -> str:
     if num_labels == 1:
         return "regression"
-    return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+    several = labels.is_floating_point() or labels.dtype == torch.bool
+    return "multi_label_classification" if several else "single_label_classification"
+
+
+def _one_a_picture(logits: Tensor, labels: Tensor) -> Tensor:
+    if labels.numel() != logits.shape[0]:
+        raise ConfigurationError(
+            f"labels of shape {tuple(labels.shape)} do not fit {logits.shape[0]} pictures; give one class index a picture, or "
+            f"floats (batch, {logits.shape[1]}) where a picture has several classes."
+        )
+    return labels.reshape(-1).long()
 
 
 def _check_count(logits: Tensor, labels: Tensor) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
     from typing import dataclass_transform
 else:
 
-    def dataclass_transform(**_: Any) -> Callable[[type], type]:
+    def dataclass_transform(**_: Any) -> Callable[[type], type]:  # noqa: D103
         return lambda cls: cls
 
 
 MAX_CHANNELS = 65536
+# Looked through, in this order, for the name of a function: what JSON can hold and transformers' own configuration understands.
+NAMED_ACTIVATIONS = ("swish", "relu", "gelu", "gelu_new", "hardswish", "leaky_relu", "mish", "relu6", "sigmoid", "tanh", "linear")
 STAGE_NAMES = ("stem", "stage1", "stage2", "stage3", "stage4", "stage5")
 
 
@@ -106,10 +109,14 @@ class MobileViTV2Config(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[
         self.set_output_features_output_indices(
             out_features=kwargs.pop("out_features", None), out_indices=kwargs.pop("out_indices", None)
         )
-        for name in ("atrous_rates", "n_attn_blocks", "base_attn_unit_dims", "psp_pool_sizes"):
-            setattr(self, name, list(getattr(self, name)))  # lists, as the seed documents them and JSON gives them back
-        if not isinstance(self.patch_size, int):
+        for name in ("image_size", "patch_size", "atrous_rates", "n_attn_blocks", "base_attn_unit_dims", "psp_pool_sizes"):
+            if isinstance(getattr(self, name), tuple):
+                setattr(self, name, list(getattr(self, name)))  # lists, as the seed documents them and JSON gives them back
+        if isinstance(self.patch_size, list):
             self.patch_size = _side(self.patch_size)
+        num_labels = kwargs.get("num_labels")
+        if num_labels is not None:
+            _check_integer("num_labels", num_labels, at_least=0)
         super().__post_init__(**kwargs)
         self._check()
 
@@ -164,40 +171,52 @@ class MobileViTV2Config(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[
         """The activation itself.
 
         Raises:
-            ConfigurationError: a name that neither transformers nor torch.nn.functional knows.
+            ConfigurationError: a name that neither transformers nor torch.nn.functional knows; anything else that is no function.
         """
         if callable(self.hidden_act):
             return self.hidden_act
+        if not isinstance(self.hidden_act, str):
+            raise _no_activation(self.hidden_act)
         name = self.hidden_act.removeprefix("torch.nn.functional.")
         if name in ACT2FN:
             module: nn.Module = ACT2FN[name]
             return module
-        function: Callable[[Tensor], Tensor] | None = getattr(F, name, None)
+        function: Activation | None = getattr(F, name, None)
         if callable(function):
             return function
-        raise ConfigurationError(
-            f"hidden_act={self.hidden_act!r} is no activation; use a name such as 'swish', 'relu' or 'gelu', or pass the function."
-        )
+        raise _no_activation(self.hidden_act)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """transformers' `from_dict`, for MobileViTV2 alone.
+        """transformers' `from_dict`, for MobileViTV2 alone, with options in `kwargs` checked as those of the dictionary are.
 
         Raises:
-            ConfigurationError: the configuration of another kind of model.
+            ConfigurationError: the configuration of another kind of model, or a value that gives no valid model.
         """
         kind = config_dict.get("model_type", cls.model_type)
         if kind != cls.model_type:
             raise ConfigurationError(
                 f"This is the configuration of a {kind!r} model, not of MobileViTV2; load it with transformers' AutoModel classes."
             )
-        return super().from_dict(config_dict, **kwargs)
+        # transformers sets what is in kwargs on the finished configuration, behind the checks.
+        options = {name: kwargs.pop(name) for name in MobileViTV2Config.__annotations__ if name in kwargs}
+        return super().from_dict({**config_dict, **options}, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
+        """All options, as JSON can hold them; an activation function becomes its name."""
         values: dict[str, Any] = super().to_dict()
         if callable(self.hidden_act):
             values["hidden_act"] = _activation_name(self.hidden_act)
         return values
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all options agree; where the configurations were saved, and by which release, does not matter."""
+        if not isinstance(other, MobileViTV2Config):
+            return NotImplemented
+        return self._options() == other._options()
+
+    def _options(self) -> dict[str, Any]:
+        return {name: value for name, value in self.to_dict().items() if name not in ("transformers_version", "_name_or_path")}
 
     # ---- checks --------------------------------------------------------------------------------------------------------------
 
@@ -212,16 +231,20 @@ class MobileViTV2Config(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[
             "ffn_multiplier",
         ):
             _check_integer(name, getattr(self, name))
+        _check_integer("semantic_loss_ignore_index", self.semantic_loss_ignore_index, at_least=None)
         for name, length in (("n_attn_blocks", 3), ("base_attn_unit_dims", 3), ("atrous_rates", 3), ("psp_pool_sizes", None)):
             _check_integers(name, getattr(self, name), length)
-        _check_integers("image_size", self.image_size if isinstance(self.image_size, Sequence) else [self.image_size] * 2, 2)
+        if isinstance(self.image_size, list):
+            _check_integers("image_size", self.image_size, 2)
+        else:
+            _check_integer("image_size", self.image_size)
         if self.conv_kernel_size % 2 == 0:
             raise ConfigurationError(f"conv_kernel_size={self.conv_kernel_size} is even; use an odd number such as 3.")
         if self.output_stride not in (8, 16, 32):
             raise ConfigurationError(f"output_stride={self.output_stride} is not possible; use 8, 16 or 32.")
         if self.segmentation_head not in ("deeplabv3", "pspnet"):
             raise ConfigurationError(f"segmentation_head={self.segmentation_head!r} is unknown; use 'deeplabv3' or 'pspnet'.")
-        for name in ("expand_ratio", "initializer_range", "layer_norm_eps"):
+        for name in ("expand_ratio", "initializer_range", "layer_norm_eps", "auxiliary_loss_weight"):
             _check_number(name, getattr(self, name), above=0)
         for name in (
             "classifier_dropout_prob",
@@ -233,14 +256,31 @@ class MobileViTV2Config(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[
         ):
             _check_probability(name, getattr(self, name))
         self._check_widths()
-        self.activation()
+        self._check_activation()
+
+    def _check_activation(self) -> None:
+        tokens = torch.zeros(1, 2, 1, 1, device="cpu")
+        try:
+            answer: object = self.activation()(tokens)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise _no_activation(self.hidden_act) from error
+        if not isinstance(answer, Tensor) or answer.shape != tokens.shape:
+            raise _no_activation(self.hidden_act)
 
     def _check_widths(self) -> None:
+        for name in ("num_channels", "aspp_out_channels", "psp_out_channels"):
+            if getattr(self, name) > MAX_CHANNELS:
+                raise ConfigurationError(f"{name}={getattr(self, name)} is too large; valid are 1 to {MAX_CHANNELS}.")
         if not all(1 <= width <= MAX_CHANNELS for width in (*self.stage_channels, *self.attn_dims, *self.ffn_dims)):
             raise ConfigurationError(
-                f"width_multiplier={self.width_multiplier} and ffn_multiplier={self.ffn_multiplier} give no valid channels (stages "
-                f"{self.stage_channels}, attention {self.attn_dims}, feed-forward {self.ffn_dims}; valid are 1 to {MAX_CHANNELS}); "
+                f"width_multiplier={self.width_multiplier}, base_attn_unit_dims={self.base_attn_unit_dims} and "
+                f"ffn_multiplier={self.ffn_multiplier} give no valid channels (stages {self.stage_channels}, attention "
+                f"{self.attn_dims}, feed-forward {self.ffn_dims}; valid are 1 to {MAX_CHANNELS}); "
                 "released widths are 0.5, 0.75, 1.0, 1.25, 1.5, 1.75 and 2.0."
+            )
+        if self.expand_ratio * max(self.stage_channels) > MAX_CHANNELS:
+            raise ConfigurationError(
+                f"expand_ratio={self.expand_ratio} gives stages more than {MAX_CHANNELS} channels; released models have 2.0."
             )
 
 
@@ -251,23 +291,35 @@ def _side(pair: Sequence[int]) -> int:
 
 
 def _activation_name(function: Activation) -> str:
-    """The name under which `activation` finds the function again; its own name where there is none, which then asks for it."""
-    for name, known in ACT2FN.items():
-        known_class = known[0] if isinstance(known, tuple) else known
-        if isinstance(known_class, type) and type(function) is known_class:
-            return str(name)
+    """The name of a function with the same values; its own name where there is none, which then asks for the function."""
+    if not (isinstance(function, nn.Module) and any(True for _ in function.parameters())):
+        probe = torch.linspace(-10, 10, 201, device="cpu")
+        for known in NAMED_ACTIVATIONS:
+            if torch.equal(function(probe), ACT2FN[known](probe)):
+                return known
     name = getattr(function, "__name__", type(function).__name__)
     return f"torch.nn.functional.{name}" if getattr(F, name, None) is function else name
 
 
-def _check_integer(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"{name}={value!r} must be a whole number of at least 1.")
+def _no_activation(value: object) -> ConfigurationError:
+    return ConfigurationError(
+        f"hidden_act={value!r} is no activation; use a name such as 'swish', 'relu' or 'gelu', or pass a function that keeps a "
+        "tensor's shape."
+    )
 
 
-def _check_integers(name: str, values: Sequence[object], length: int | None) -> None:
+def _check_integer(name: str, value: object, *, at_least: int | None = 1) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigurationError(f"{name}={value!r} must be a whole number.")
+    if at_least is not None and value < at_least:
+        raise ConfigurationError(f"{name}={value!r} must be at least {at_least}.")
+
+
+def _check_integers(name: str, values: object, length: int | None) -> None:
+    if not isinstance(values, list):
+        raise ConfigurationError(f"{name}={values!r} must be a list of whole numbers.")
     if not values or (length is not None and len(values) != length):
-        raise ConfigurationError(f"{name}={list(values)!r} must hold {length or 'at least one'} whole numbers.")
+        raise ConfigurationError(f"{name}={values!r} must hold {length or 'at least one'} whole numbers.")
     for value in values:
         _check_integer(name, value)
 

@@ -95,9 +95,7 @@ def _fits(wanted: str, found: str) -> bool:
     return wanted in (found, "backbone") or found in ("classify", "backbone")
 
 
-def _configuration(
-    task: str, info: CheckpointInfo, kwargs: dict[str, Any]
-) -> tuple[MobileViTV2Config, dict[str, Any]]:
+def _configuration(task: str, info: CheckpointInfo, kwargs: dict[str, Any]) -> tuple[MobileViTV2Config, dict[str, Any]]:
     """The configuration that the file implies, with the caller's options over it; and the arguments that are no options."""
     if kwargs.get("config") is not None:
         return kwargs.pop("config"), kwargs
@@ -113,9 +111,7 @@ def _rename_trunk(tensors: Mapping[str, Tensor], *, bare: bool) -> dict[str, Ten
     """Trunk names with the prefix that task models have, or without, as the bare trunk has them (which drops the heads)."""
     if bare:
         return {name.removeprefix(TRUNK_PREFIX): tensor for name, tensor in tensors.items() if is_trunk(name)}
-    return {
-        TRUNK_PREFIX + name if name.startswith(TRUNK_PARTS) else name: tensor for name, tensor in tensors.items()
-    }
+    return {TRUNK_PREFIX + name if name.startswith(TRUNK_PARTS) else name: tensor for name, tensor in tensors.items()}
 
 
 def _check_strictly(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,8 @@ class ImagePooling(nn.Module):
         self.conv_1x1 = ConvNormAct(in_channels, out_channels, activation=F.relu)
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = self.conv_1x1(x.mean(dim=(-2, -1), keepdim=True))  # (B, C, 1, 1)
+        """(B, in_channels, H, W) -> (B, out_channels, H, W), the same values everywhere."""
+        pooled: Tensor = self.conv_1x1(x.mean(dim=(-2, -1), keepdim=True))  # (B, C, 1, 1)
         return pooled.expand(-1, -1, *x.shape[-2:])  # what the official bilinear upsampling of a single value gives
 
 
@@ -45,7 +46,9 @@ class AtrousSpatialPyramidPooling(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.project(torch.cat([conv(x) for conv in self.convs], dim=1)))
+        """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
+        out: Tensor = self.dropout(self.project(torch.cat([conv(x) for conv in self.convs], dim=1)))
+        return out
 
 
 class DeepLabV3Head(nn.Module):
@@ -62,28 +65,28 @@ class DeepLabV3Head(nn.Module):
         self.classifier = ConvNormAct(config.aspp_out_channels, config.num_labels, bias=True, norm=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.aspp(x))
+        """(B, C, H, W) of the last stage -> scores (B, num_labels, H, W)."""
+        out: Tensor = self.classifier(self.aspp(x))
+        return out
 
 
 class PyramidPooling(nn.Module):
     """PSPNet's pyramid (arXiv 1612.01105): the map pooled to several small sizes, spread again, joined by a 3x3 convolution."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, *, branch_channels: int, pool_sizes: list[int], dropout: float
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, branch_channels: int, pool_sizes: list[int], dropout: float) -> None:
         super().__init__()
         self.pool_sizes = pool_sizes
         self.branches = nn.ModuleList(ConvNormAct(in_channels, branch_channels, activation=F.relu) for _ in pool_sizes)
-        self.fusion = ConvNormAct(
-            in_channels + len(pool_sizes) * branch_channels, out_channels, kernel_size=3, activation=F.relu
-        )
+        self.fusion = ConvNormAct(in_channels + len(pool_sizes) * branch_channels, out_channels, kernel_size=3, activation=F.relu)
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
         pyramid = [x]
         for size, branch in zip(self.pool_sizes, self.branches, strict=True):
             pyramid.append(upsample(branch(F.adaptive_avg_pool2d(x, size)), (x.shape[-2], x.shape[-1])))
-        return self.dropout(self.fusion(torch.cat(pyramid, dim=1)))
+        out: Tensor = self.dropout(self.fusion(torch.cat(pyramid, dim=1)))
+        return out
 
 
 class PSPNetHead(nn.Module):
@@ -101,7 +104,9 @@ class PSPNetHead(nn.Module):
         self.classifier = ConvNormAct(config.psp_out_channels, config.num_labels, bias=True, norm=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.psp(x))
+        """(B, C, H, W) of the last stage -> scores (B, num_labels, H, W)."""
+        out: Tensor = self.classifier(self.psp(x))
+        return out
 
 
 class AuxiliaryHead(nn.Module):
@@ -114,7 +119,9 @@ class AuxiliaryHead(nn.Module):
         self.classifier = ConvNormAct(config.auxiliary_channels, config.num_labels, bias=True, norm=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.dropout(self.conv(x)))
+        """(B, C, H, W) of stage 4 -> scores (B, num_labels, H, W)."""
+        out: Tensor = self.classifier(self.dropout(self.conv(x)))
+        return out
 
 
 def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -129,6 +136,8 @@ class MobileViTV2ForSemanticSegmentation(MobileViTV2PreTrainedModel):
 
     def __init__(self, config: MobileViTV2Config) -> None:
         super().__init__(config)
+        if config.num_labels < 1:
+            raise ConfigurationError("num_labels=0 leaves nothing to segment; give the number of classes, background included.")
         self.num_labels = config.num_labels
         self.mobilevitv2 = MobileViTV2Model(config, expand_output=False)
         self.segmentation_head = DeepLabV3Head(config) if config.segmentation_head == "deeplabv3" else PSPNetHead(config)
@@ -175,11 +184,12 @@ class MobileViTV2ForSemanticSegmentation(MobileViTV2PreTrainedModel):
     def loss(self, logits: Tensor, labels: Tensor, stage4: Tensor) -> Tensor:
         """Cross-entropy at the labels' size; in training with the auxiliary head's, weighted. A scalar."""
         if self.num_labels < 2:
-            raise ConfigurationError("The number of labels should be greater than one for the segmentation loss.")
+            raise ConfigurationError(f"num_labels={self.num_labels} has no segmentation loss; the number should be at least 2.")
         labels = labels.to(logits.device)
         loss = self._cross_entropy(logits, labels)
         if self.training and self.config.use_auxiliary_head:
-            auxiliary_logits = self.segmentation_head.auxiliary_head(stage4)
+            auxiliary_head = cast(AuxiliaryHead, self.segmentation_head.auxiliary_head)
+            auxiliary_logits = auxiliary_head(stage4)
             loss = loss + self.config.auxiliary_loss_weight * self._cross_entropy(auxiliary_logits, labels)
         return loss
 
@@ -190,6 +200,7 @@ class MobileViTV2ForSemanticSegmentation(MobileViTV2PreTrainedModel):
                 f"labels of shape {tuple(labels.shape)} do not fit; give (batch={logits.shape[0]}, height, width)."
             )
         check_class_indices(labels, self.num_labels, ignore_index=ignore)
+        labels = labels.long()
         logits = upsample(logits, (labels.shape[-2], labels.shape[-1]))
         total = F.cross_entropy(logits, labels, ignore_index=ignore, reduction="sum")
         # A batch of nothing but ignored pixels has loss zero, not zero over zero.
