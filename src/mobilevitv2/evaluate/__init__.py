@@ -1,0 +1,1 @@
+"""How good a model, or an exported file, is on a data set."""

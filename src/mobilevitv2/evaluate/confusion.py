@@ -1,0 +1,104 @@
+"""The confusion matrix as a picture, or as a table for spreadsheets."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mobilevitv2.errors import ConfigurationError, MissingDependency
+
+if TYPE_CHECKING:
+    from mobilevitv2.evaluate.classification import ClassificationResult
+
+_SUFFIXES = (".png", ".pdf", ".svg")
+_NUMBERED = 20
+"""Up to so many classes each cell carries its number."""
+_NAMED = 250
+"""Up to so many classes their names stand at the axes; more cannot be read on a page."""
+
+
+def save_confusion_matrix(result: ClassificationResult, path: str | os.PathLike[str]) -> Path:
+    """Write the matrix: rows are true classes, columns predicted ones.
+
+    Args:
+        result: what `evaluate_classification` gave.
+        path: .png, .pdf or .svg draws each row in shares of its class; .csv writes the counts.
+
+    Raises:
+        ConfigurationError: another suffix.
+        MissingDependency: a picture needs matplotlib.
+        OSError: the file cannot be written; an old one is whole.
+    """
+    from mobilevitv2.weights.writing import write_whole
+
+    target = Path(path)
+    suffix = target.suffix.lower()
+    if suffix == ".csv":
+        content = _csv(result)
+    elif suffix in _SUFFIXES:
+        content = _picture(result, suffix[1:])
+    else:
+        raise ConfigurationError(f"{target}: a confusion matrix is written as {', '.join(_SUFFIXES)} or .csv, not {suffix!r}")
+    write_whole(target, content)
+    return target
+
+
+def _csv(result: ClassificationResult) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["true class", *result.predicted_names])
+    for name, counts in zip(result.classes, result.confusion.tolist(), strict=True):
+        writer.writerow([name, *counts])
+    return text.getvalue().encode()
+
+
+def _picture(result: ClassificationResult, kind: str) -> bytes:
+    try:
+        from matplotlib.colors import PowerNorm
+        from matplotlib.figure import Figure  # without pyplot: no window, no state left behind
+    except ImportError as error:
+        raise MissingDependency("drawing a confusion matrix needs matplotlib: pip install mobilevitv2[train]") from error
+    totals = result.confusion.sum(axis=1, keepdims=True)
+    shares = result.confusion / np.maximum(totals, 1)
+    rows = len(result.classes)
+    cell = 0.6 if rows <= _NUMBERED else 0.17 if rows <= _NAMED else 40 / rows
+    side = max(4.0, cell * rows)
+    figure = Figure(figsize=(side + 3, side + 2.5), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    # The root makes a few mistakes in a hundred visible beside a full diagonal.
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1), aspect="equal", interpolation="nearest")
+    colours = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.02, aspect=30, label="share of the true class")
+    colours.set_ticks([0, 0.01, 0.05, 0.2, 0.5, 1])
+    colours.set_ticklabels(["0", "1 %", "5 %", "20 %", "50 %", "100 %"])
+    axes.set(xlabel="predicted class", ylabel="true class")
+    axes.set_title(f"{result.split}: {result.count:,} pictures, top-1 {100 * result.top1:.1f} %", fontsize=12)
+    _name_axes(axes, result)
+    if rows <= _NUMBERED:
+        _number_cells(axes, result.confusion, shares)
+    content = io.BytesIO()
+    figure.savefig(content, format=kind)
+    return content.getvalue()
+
+
+def _name_axes(axes: Any, result: ClassificationResult) -> None:
+    if len(result.classes) > _NAMED:
+        return
+    size = 9 if len(result.classes) <= _NUMBERED else 7
+    settings = {"fontsize": size, "parse_math": False}  # a $ in a name is a dollar
+    axes.set_xticks(range(len(result.predicted_names)), result.predicted_names, rotation=90, **settings)
+    axes.set_yticks(range(len(result.classes)), result.classes, **settings)
+    if len(result.classes) > _NUMBERED:  # lead the eye to the names
+        axes.grid(color="0.9", linewidth=0.4)
+        axes.set_axisbelow(False)
+
+
+def _number_cells(axes: Any, counts: Any, shares: Any) -> None:
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            colour = "white" if shares[row, column] > 0.35 else "black"
+            axes.text(column, row, f"{count:,}", ha="center", va="center", fontsize=9, color=colour)

@@ -1,0 +1,16 @@
+"""Plain text in columns, for terminals and log files."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+
+def aligned(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> str:
+    """Rows of cells as lines of columns, two spaces apart; the columns whose numbers are in `right` end flush."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
+    lines = []
+    for row in rows:
+        padded = enumerate(zip(row, widths, strict=True))
+        cells = [cell.rjust(width) if column in right else cell.ljust(width) for column, (cell, width) in padded]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
