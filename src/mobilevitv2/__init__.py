@@ -6,7 +6,6 @@ Names are imported on first use, so `import mobilevitv2` itself costs millisecon
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from mobilevitv2.segmentation import MobileViTV2ForSemanticSegmentation
     from mobilevitv2.weights.records import list_records
 
-__version__ = version("mobilevitv2")
+__version__ = "0.1.0"
 
 _HOMES = {
     "MobileViTV2Backbone": "backbone",

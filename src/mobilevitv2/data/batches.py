@@ -1,0 +1,173 @@
+"""Pictures to uint8 batches: decoding, cropping and resizing on the processor's cores. The rest of the augmentation runs on the
+device, in batches (`train/augment.py`): what crosses the bus is one byte a channel."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, Sampler
+from torchvision.transforms import InterpolationMode, RandomResizedCrop
+
+from mobilevitv2.errors import DataError, ImageError
+
+if TYPE_CHECKING:
+    from mobilevitv2.data.classification import PictureSplit
+
+logger = logging.getLogger(__name__)
+
+PIL_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+TORCHVISION_FILTERS = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}
+
+
+@dataclass(frozen=True)
+class TrainCrop:
+    """A random part of the picture, stretched to a square, mirrored half of the time: (size, size, 3) uint8.
+
+    `scale` is the range of the part's share of the area, `ratio` that of its width over height.
+    """
+
+    size: int
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    interpolation: str = "bicubic"
+
+    def __call__(self, picture: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        top, left, height, width = RandomResizedCrop.get_params(picture, list(self.scale), list(self.ratio))
+        box = (left, top, left + width, top + height)
+        picture = picture.resize((self.size, self.size), PIL_FILTERS[self.interpolation], box=box)
+        pixels = np.asarray(picture)
+        return pixels[:, ::-1] if torch.rand(()) < self.flip else pixels
+
+
+@dataclass(frozen=True)
+class CentreCrop:
+    """The short side resized to `resize`, then the middle `size` by `size`: (size, size, 3) uint8."""
+
+    size: int
+    resize: int
+    interpolation: str = "bicubic"
+
+    def __call__(self, picture: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        scale = self.resize / min(picture.size)
+        width, height = (max(self.resize, int(side * scale)) for side in picture.size)
+        picture = picture.resize((width, height), PIL_FILTERS[self.interpolation])
+        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
+        return np.asarray(picture.crop((left, top, left + self.size, top + self.size)))
+
+
+class PictureBatches(Dataset[dict[str, torch.Tensor]]):
+    """A split as a map-style data set of uint8 pixels (3, size, size) and class indices.
+
+    A picture that cannot be read is replaced by the next one that can, and named in the log once.
+
+    Args:
+        split: where the pictures come from.
+        transform: `TrainCrop` or `CentreCrop`.
+        cache: keep decoded pictures in memory, shared by all workers; see `DecodedPictures`.
+    """
+
+    def __init__(self, split: PictureSplit, transform: TrainCrop | CentreCrop, *, cache: DecodedPictures | None = None) -> None:
+        self.split = split
+        self.transform = transform
+        self.cache = cache
+        self._reported: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        for step in range(min(100, len(self.split))):
+            place = (index + step) % len(self.split)
+            try:
+                picture = self.split.read(place) if self.cache is None else self.cache.read(place)
+            except ImageError as error:
+                self._report(place, error)
+                continue
+            pixels = np.ascontiguousarray(self.transform(picture).transpose(2, 0, 1))
+            return {"pixel_values": torch.from_numpy(pixels), "labels": torch.tensor(int(self.split.labels[place]))}
+        raise DataError(f"100 pictures in a row from {self.split.describe(index)} on cannot be read; run the data check.")
+
+    def _report(self, index: int, error: ImageError) -> None:
+        if index not in self._reported:
+            self._reported.add(index)
+            logger.warning("left out of training: %s: %s", self.split.describe(index), error)
+
+
+class DecodedPictures:
+    """All pictures of a split, decoded once into one block of memory that forked workers share without copies.
+
+    Pictures whose short side exceeds `short_side` are made smaller first: nothing finer than the crop's own size is ever needed.
+    """
+
+    def __init__(self, split: PictureSplit, *, short_side: int, threads: int = 8) -> None:
+        self._errors: dict[int, str] = {}
+        self._split, self._short_side = split, short_side
+        with ThreadPoolExecutor(threads) as pool:
+            arrays = list(pool.map(self._decode, range(len(split))))
+        self._shapes = np.array([array.shape[:2] for array in arrays], dtype=np.int64).reshape(-1, 2)
+        self._offsets = np.concatenate([[0], np.cumsum(self._shapes.prod(axis=1) * 3)])
+        self._pixels = np.empty(int(self._offsets[-1]), dtype=np.uint8)
+        for index, array in enumerate(arrays):
+            self._pixels[self._offsets[index] : self._offsets[index + 1]] = array.reshape(-1)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory taken by the pixels."""
+        return int(self._pixels.nbytes)
+
+    def read(self, index: int) -> Image.Image:
+        """One picture.
+
+        Raises:
+            ImageError: it could not be read when the block was filled.
+        """
+        if index in self._errors:
+            raise ImageError(self._errors[index])
+        height, width = (int(side) for side in self._shapes[index])
+        pixels = self._pixels[self._offsets[index] : self._offsets[index + 1]]
+        return Image.fromarray(pixels.reshape(height, width, 3))
+
+    def _decode(self, index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        try:
+            picture = self._split.read(index)
+        except ImageError as error:
+            self._errors[index] = str(error)
+            return np.zeros((1, 1, 3), dtype=np.uint8)
+        scale = self._short_side / min(picture.size)
+        if scale < 1:
+            width, height = (max(1, round(side * scale)) for side in picture.size)
+            picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+        return np.asarray(picture)
+
+
+def can_share_memory() -> bool:
+    """Whether worker processes see the parent's memory (fork), so that a cache is filled once and not once a worker."""
+    return multiprocessing.get_start_method() == "fork"
+
+
+class EpochBatches(Sampler[list[int]]):
+    """Batches of shuffled indices for all epochs, one after another, without a pause between epochs.
+
+    Each epoch is a permutation of its own, drawn from the seed and the epoch's number; its last, smaller batch is left out.
+    """
+
+    def __init__(self, count: int, batch_size: int, *, epochs: int, seed: int) -> None:
+        self.count, self.batch_size, self.epochs, self.seed = count, batch_size, epochs, seed
+
+    def __len__(self) -> int:
+        return self.epochs * (self.count // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for epoch in range(self.epochs):
+            order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
+            for start in range(0, self.count - self.batch_size + 1, self.batch_size):
+                yield order[start : start + self.batch_size].tolist()
