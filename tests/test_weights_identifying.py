@@ -55,7 +55,9 @@ def test_every_released_checkpoint_is_recognised(record) -> None:
     head=st.sampled_from([None, "deeplabv3", "pspnet", "ssdlite"]),
     head_channels=st.sampled_from([64, 256, 512]),
 )
-def test_every_shape_is_explained(width, num_channels, num_labels, blocks, kernel_size, ffn_multiplier, expand_ratio, head, head_channels):
+def test_every_shape_is_explained(
+    width, num_channels, num_labels, blocks, kernel_size, ffn_multiplier, expand_ratio, head, head_channels
+):
     task = {None: "classify", "ssdlite": "detect"}.get(head, "segment")
     arch = Architecture(
         task=task,
@@ -88,8 +90,11 @@ def test_a_trunk_in_a_task_models_names_is_a_bare_backbone() -> None:
     state = {f"mobilevitv2.{name}": tensor for name, tensor in hollow(Architecture(task="backbone", width=1.0)).items()}
     info = identify(state)
     assert (info.task, info.num_labels) == ("backbone", 0)
-    assert list(to_ours(state, info))[0] == "conv_stem.convolution.weight"
-    encoder = {f"encoder.{name}": tensor for name, tensor in convert_state_dict(hollow(Architecture(task="backbone", width=1.0)), to="official").items()}
+    assert next(iter(to_ours(state, info))) == "conv_stem.convolution.weight"
+    encoder = {
+        f"encoder.{name}": tensor
+        for name, tensor in convert_state_dict(hollow(Architecture(task="backbone", width=1.0)), to="official").items()
+    }
     assert identify(encoder).task == "backbone"
 
 
@@ -97,7 +102,9 @@ def test_a_trunk_in_a_task_models_names_is_a_bare_backbone() -> None:
 
 
 def test_config_of_a_classifier() -> None:
-    values = config_values(identify(convert_state_dict(hollow(Architecture(task="classify", width=1.5, num_channels=4)), to="timm")))
+    values = config_values(
+        identify(convert_state_dict(hollow(Architecture(task="classify", width=1.5, num_channels=4)), to="timm"))
+    )
     assert values["width_multiplier"] == 1.5
     assert values["num_channels"] == 4
     assert values["num_labels"] == 1000
@@ -105,7 +112,9 @@ def test_config_of_a_classifier() -> None:
 
 
 def test_config_of_a_segmenter_and_what_the_record_adds() -> None:
-    info = identify(hollow(Architecture(task="segment", head="pspnet", width=0.5, num_labels=30, has_auxiliary_head=True, head_channels=64)))
+    info = identify(
+        hollow(Architecture(task="segment", head="pspnet", width=0.5, num_labels=30, has_auxiliary_head=True, head_channels=64))
+    )
     values = config_values(info)
     assert (values["segmentation_head"], values["use_auxiliary_head"], values["psp_out_channels"]) == ("pspnet", True, 64)
     assert (values["output_stride"], values["image_size"]) == (16, 512)
@@ -115,7 +124,9 @@ def test_config_of_a_segmenter_and_what_the_record_adds() -> None:
 def test_config_values_build_our_model() -> None:
     from mobilevitv2 import MobileViTV2Config, MobileViTV2ForSemanticSegmentation
 
-    arch = Architecture(task="segment", head="pspnet", width=0.65, num_labels=9, attention_dims=(64, 96, 128), has_auxiliary_head=True)
+    arch = Architecture(
+        task="segment", head="pspnet", width=0.65, num_labels=9, attention_dims=(64, 96, 128), has_auxiliary_head=True
+    )
     with torch.device("meta"):
         model = MobileViTV2ForSemanticSegmentation(MobileViTV2Config(**config_values(identify(hollow(arch)))))
     assert {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()} == expected_shapes(arch)
@@ -197,7 +208,9 @@ def test_an_empty_state_dict_is_no_model() -> None:
 
 def test_wrong_task_names_the_right_class() -> None:
     message = wrong_task_message(identify(hollow(DETECTOR)), "classify")
-    assert message.startswith("this is a detector (SSDLite, 81 classes, width 0.5); use MobileViTV2ForObjectDetection, or MobileViTV2Model")
+    assert message.startswith(
+        "this is a detector (SSDLite, 81 classes, width 0.5); use MobileViTV2ForObjectDetection, or MobileViTV2Model"
+    )
     backbone = wrong_task_message(identify(hollow(Architecture(task="backbone", width=0.5))), "segment")
     assert "a bare backbone (width 0.5) without a head, so it cannot segment" in backbone
 

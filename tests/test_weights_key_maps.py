@@ -132,4 +132,7 @@ def test_an_unknown_format_is_refused() -> None:
 
 
 def test_names_that_only_look_right_are_no_names() -> None:
-    assert names_to_ours(["conv_1.block.conv.weight.x", "xconv_1.block.conv.weight", "encoder.classifier.1.weight"], source="official") == {}
+    assert (
+        names_to_ours(["conv_1.block.conv.weight.x", "xconv_1.block.conv.weight", "encoder.classifier.1.weight"], source="official")
+        == {}
+    )

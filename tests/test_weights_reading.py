@@ -98,7 +98,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path: Path, new
 def test_a_plain_pickle_that_would_run_code_is_refused_and_not_run(tmp_path: Path) -> None:
     marker, file = tmp_path / "executed", tmp_path / "weights.bin"
     file.write_bytes(pickle.dumps(Attack(marker)))
-    with pytest.raises(UnknownWeightsFormat, match="weights.bin"):
+    with pytest.raises(UnknownWeightsFormat, match=r"weights.bin was refused.*system"):
         read_state_dict(file)
     assert not marker.exists()
 

@@ -158,7 +158,7 @@ def test_a_folder_in_the_package_is_a_record(bundled: Path) -> None:
 @pytest.mark.parametrize("file", ["preprocessor_config.json", "README.md", "model.safetensors"])
 def test_an_incomplete_folder_in_the_package_is_named(bundled: Path, file: str) -> None:
     (bundled / file).unlink()
-    with pytest.raises(ConfigurationError, match="mobilevitv2-0.75-objects112 is no complete checkpoint folder"):
+    with pytest.raises(ConfigurationError, match=r"mobilevitv2-0.75-objects112 is no complete checkpoint folder"):
         list_records()
 
 

@@ -9,8 +9,10 @@ import argparse
 import logging
 import os
 import pickle
+import pickletools
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +132,8 @@ def _load_torch(file: Path, start: bytes) -> Any:
         )
     try:
         # Harmless, and in every training checkpoint of timm: the command line's options.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")  # what torch would warn of is an error below, with the file's name
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refusal(file, str(error)) from error
@@ -148,7 +151,10 @@ def _load_torch(file: Path, start: bytes) -> Any:
 def _refusal(file: Path, message: str) -> WeightsError:
     """A pickle that torch would not read: one that wants to run code, or one that ends too early."""
     wanted = re.findall(r"GLOBAL ([\w.]+)|class ([\w.]+)|function ([\w.]+)|Trying to (?:call|instantiate) ([\w.]+)", message)
-    names = sorted({name for match in wanted for name in match if "." in name and not name.startswith("torch.serialization")})
+    found = {name for match in wanted for name in match} | set(_globals_of_plain_pickle(file))
+    names = sorted(
+        name for name in found if "." in name and not name.startswith(("torch.serialization", "torch._utils", "collections."))
+    )
     if not names:
         return UnknownWeightsFormat(
             f"{file} is a damaged pickle, or one that is not a state dict ({message.splitlines()[0][:200]}). Get the file again, "
@@ -159,6 +165,22 @@ def _refusal(file: Path, message: str) -> WeightsError:
         "execute code. Weights alone need no such thing. If you trust its source, load it with torch.load(..., "
         "weights_only=False), save the model's state dict with safetensors.torch.save_file and use that file; otherwise delete it."
     )
+
+
+def _globals_of_plain_pickle(file: Path) -> Iterator[str]:
+    """What a pickle outside a zip archive would import; its instructions are listed, not run."""
+    strings: list[str] = []
+    content = file.read_bytes()
+    try:
+        for opcode, argument, _ in pickletools.genops(content) if content.startswith(PICKLE) else ():
+            if opcode.name == "GLOBAL":
+                yield str(argument).replace(" ", ".")
+            elif opcode.name == "STACK_GLOBAL":
+                yield ".".join(strings[-2:])
+            elif isinstance(argument, str):
+                strings.append(argument)
+    except ValueError:  # the end of a damaged pickle
+        return
 
 
 def _first_line(error: BaseException) -> str:
