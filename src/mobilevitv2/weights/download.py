@@ -95,14 +95,15 @@ def _lock(target: Path) -> Iterator[None]:
 
 def _download(record: WeightRecord, target: Path, progress: bool) -> None:
     part = target.with_name(f"{target.name}.part")
-    size, tries = -1, 0
+    most, tries = -1, 0
     while True:
-        before, size = size, part.stat().st_size if part.exists() else 0
-        tries = 1 if size > before else tries + 1
+        size = part.stat().st_size if part.exists() else 0
+        most, tries = (size, 1) if size > most else (most, tries + 1)
         try:
             _receive(record, part, progress)
             break
         except urllib.error.HTTPError as error:
+            error.close()
             raise DownloadError(
                 f"{record.url} answered {error.code} {error.reason} for {record.name}. Try later, or {_by_hand(target)}"
             ) from error
@@ -129,6 +130,7 @@ def _receive(record: WeightRecord, part: Path, progress: bool) -> None:
     except urllib.error.HTTPError as error:
         if error.code != 416 or have == 0:
             raise
+        error.close()
         part.unlink()  # longer than the file is now: not a part of it
         _receive(record, part, progress)
         return
@@ -136,8 +138,8 @@ def _receive(record: WeightRecord, part: Path, progress: bool) -> None:
         resumed = getattr(response, "status", None) == 206
         have = have if resumed else 0
         total = _total(response, have)
-        _tag_file(part).write_text(_tag(response))
         with part.open("ab" if resumed else "wb") as stream, _bar(record, have, total, progress) as bar:
+            _tag_file(part).write_text(_tag(response))  # after the old beginning is gone, so that the two always belong together
             _copy(response, stream, bar)
     received = part.stat().st_size
     if total is not None and received != total:
