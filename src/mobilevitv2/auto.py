@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilevitv2.errors import ConfigurationError
-from mobilevitv2.loading import locate
 
 if TYPE_CHECKING:
     from mobilevitv2.backbone import MobileViTV2PreTrainedModel
@@ -60,7 +59,8 @@ def create(
     model_class = task_class(task or told_task(source))
     if pretrained:
         return model_class.from_pretrained(source, **options)
-    return model_class(_told_configuration(source, options)).eval()
+    model: MobileViTV2PreTrainedModel = model_class(_told_configuration(source, options)).eval()
+    return model
 
 
 def told_task(source: str | os.PathLike[str]) -> str:
@@ -69,9 +69,10 @@ def told_task(source: str | os.PathLike[str]) -> str:
     Raises:
         ConfigurationError: a folder or hub id whose configuration names no class of ours.
     """
-    from mobilevitv2.weights import identify, list_records, read_state_dict
+    from mobilevitv2.loading import find_record
+    from mobilevitv2.weights import identify, read_state_dict
 
-    record = next((r for r in list_records() if r.name == str(source)), None)
+    record = find_record(source)
     if record is not None:
         return record.task
     if os.path.isfile(source):
@@ -90,12 +91,13 @@ def told_task(source: str | os.PathLike[str]) -> str:
 
 def _told_configuration(source: str | os.PathLike[str], options: dict[str, Any]) -> Any:
     from mobilevitv2.configuration import MobileViTV2Config
-    from mobilevitv2.weights import config_values, identify, list_records, read_state_dict, record_config_values
+    from mobilevitv2.loading import find_record, record_values
+    from mobilevitv2.weights import config_values, identify, read_state_dict
 
-    record = next((r for r in list_records() if r.name == str(source)), None)
-    if record is not None and record.url:
-        return MobileViTV2Config(**{**record_config_values(record), **options})
-    place = locate(source)
+    record = find_record(source)
+    if record is not None and record.path is None:
+        return MobileViTV2Config(**{**record_values(record), **options})
+    place = source if record is None or record.path is None else record.path
     if os.path.isfile(place):
         return MobileViTV2Config(**{**config_values(identify(read_state_dict(Path(place)))), **options})
     return MobileViTV2Config.from_pretrained(place, **options)

@@ -18,7 +18,8 @@ from mobilevitv2.blocks import ConvNormAct, MobileNetLayer, MobileViTV2Block, Tr
 from mobilevitv2.checks import check_pixel_values
 from mobilevitv2.configuration import MobileViTV2Config
 from mobilevitv2.errors import ConfigurationError
-from mobilevitv2.loading import check_trunk, load_file, locate
+from mobilevitv2.loading import check_trunk, find_record, load_file
+from mobilevitv2.weights import fetch
 
 
 class Encoder(nn.Module):
@@ -124,9 +125,10 @@ class MobileViTV2PreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # tran
         """
         if pretrained_model_name_or_path is None:  # transformers' way to hand over a state_dict
             return cast(Self, super().from_pretrained(None, *model_args, **kwargs))
-        source = locate(pretrained_model_name_or_path)
+        record = find_record(pretrained_model_name_or_path)
+        source = pretrained_model_name_or_path if record is None else fetch(record)
         if os.path.isfile(source):
-            return cast(Self, load_file(cls, Path(source), *model_args, **kwargs))
+            return cast(Self, load_file(cls, Path(source), *model_args, record=record, **kwargs))
         with_info = bool(kwargs.pop("output_loading_info", False))
         model, info = super().from_pretrained(source, *model_args, output_loading_info=True, **kwargs)
         check_trunk(list(info["missing_keys"]), source)

@@ -14,9 +14,9 @@ from mobilevitv2.configuration import MobileViTV2Config
 from mobilevitv2.errors import WeightsMismatch, WrongTaskError
 from mobilevitv2.weights import (
     CheckpointInfo,
+    WeightRecord,
     compare,
     config_values,
-    fetch,
     identify,
     list_records,
     read_state_dict,
@@ -45,16 +45,41 @@ TRUNK_OPTIONS = (
 )
 
 
-def locate(source: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """A record's name becomes the record's file (fetched) or folder (bundled); anything else stays as it is."""
+def find_record(source: str | os.PathLike[str]) -> WeightRecord | None:
+    """The record of that name; None for a path that exists and for any other text, which may be a hub id."""
     if os.path.exists(source):
-        return source
-    record = next((r for r in list_records() if r.name == str(source)), None)
-    return source if record is None else fetch(record)
+        return None
+    return next((record for record in list_records() if record.name == str(source)), None)
 
 
-def load_file(cls: type[MobileViTV2PreTrainedModel], path: Path, *model_args: Any, **kwargs: Any) -> Any:
+def record_values(record: WeightRecord) -> dict[str, Any]:
+    """Keyword arguments of MobileViTV2Config that a record implies, without its file."""
+    values: dict[str, Any] = {
+        "width_multiplier": record.width,
+        "num_labels": record.num_labels,
+        "image_size": record.input_size,
+        "output_stride": record.output_stride,
+    }
+    if record.task == "classify":
+        return {**values, "classifier_dropout_prob": 0.0}  # the official classifiers have no dropout
+    if record.task == "segment":
+        values.update(segmentation_head=record.head, use_auxiliary_head=True)
+    if record.atrous_rates is not None:
+        values["atrous_rates"] = record.atrous_rates
+    return values
+
+
+def load_file(
+    cls: type[MobileViTV2PreTrainedModel], path: Path, *model_args: Any, record: WeightRecord | None = None, **kwargs: Any
+) -> Any:
     """A model of `cls` from one weights file of any known format; strict, except that a new task gets a new head.
+
+    Args:
+        cls: the class to build.
+        path: the file.
+        model_args: passed on to the model's `__init__`.
+        record: what is known of the file beyond its tensors.
+        kwargs: what transformers' `from_pretrained` takes.
 
     Raises:
         UnknownWeightsFormat, WrongTaskError, WeightsMismatch: see `MobileViTV2PreTrainedModel.from_pretrained`.
@@ -63,7 +88,7 @@ def load_file(cls: type[MobileViTV2PreTrainedModel], path: Path, *model_args: An
     info = identify(state)
     if not _fits(cls.task, info.task):
         raise WrongTaskError(f"{path}: {wrong_task_message(info, cls.task)}")
-    config, kwargs = _configuration(cls.task, info, kwargs)
+    config, kwargs = _configuration(cls.task, info, record, kwargs)
     tensors = _rename_trunk(to_ours(state, info), bare=cls.task == "backbone")
     if info.task != cls.task:
         tensors = {name: tensor for name, tensor in tensors.items() if is_trunk(name)}
@@ -95,11 +120,13 @@ def _fits(wanted: str, found: str) -> bool:
     return wanted in (found, "backbone") or found in ("classify", "backbone")
 
 
-def _configuration(task: str, info: CheckpointInfo, kwargs: dict[str, Any]) -> tuple[MobileViTV2Config, dict[str, Any]]:
+def _configuration(
+    task: str, info: CheckpointInfo, record: WeightRecord | None, kwargs: dict[str, Any]
+) -> tuple[MobileViTV2Config, dict[str, Any]]:
     """The configuration that the file implies, with the caller's options over it; and the arguments that are no options."""
     if kwargs.get("config") is not None:
         return kwargs.pop("config"), kwargs
-    values: Mapping[str, Any] = config_values(info)
+    values: Mapping[str, Any] = config_values(info, record=record)
     if info.task != task:
         values = {name: value for name, value in values.items() if name in TRUNK_OPTIONS}
     kwargs.pop("config", None)
