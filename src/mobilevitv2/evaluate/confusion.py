@@ -66,13 +66,14 @@ def _picture(result: ClassificationResult, kind: str) -> bytes:
     totals = result.confusion.sum(axis=1, keepdims=True)
     shares = result.confusion / np.maximum(totals, 1)
     rows = len(result.classes)
-    cell = 0.6 if rows <= _NUMBERED else 0.17 if rows <= _NAMED else 40 / rows
+    cell = 0.6 if rows <= _NUMBERED else 0.17 if rows <= _NAMED else 30 / rows
     side = max(4.0, cell * rows)
-    figure = Figure(figsize=(side + 3, side + 2.5), dpi=100, layout="constrained")
+    figure = Figure(figsize=(side + 2, side + 1), dpi=100)
     axes = figure.subplots()
     # The root makes a few mistakes in a hundred visible beside a full diagonal.
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1), aspect="equal", interpolation="nearest")
-    colours = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.02, aspect=30, label="share of the true class")
+    room = 0.04 if rows <= _NUMBERED else 0.08  # the names at the right side
+    colours = figure.colorbar(image, ax=axes, fraction=0.03, pad=room, shrink=min(1, 8 / side), label="share of the true class")
     colours.set_ticks([0, 0.01, 0.05, 0.2, 0.5, 1])
     colours.set_ticklabels(["0", "1 %", "5 %", "20 %", "50 %", "100 %"])
     axes.set(xlabel="predicted class", ylabel="true class")
@@ -81,7 +82,7 @@ def _picture(result: ClassificationResult, kind: str) -> bytes:
     if rows <= _NUMBERED:
         _number_cells(axes, result.confusion, shares)
     content = io.BytesIO()
-    figure.savefig(content, format=kind)
+    figure.savefig(content, format=kind, bbox_inches="tight")
     return content.getvalue()
 
 
@@ -92,9 +93,13 @@ def _name_axes(axes: Any, result: ClassificationResult) -> None:
     settings = {"fontsize": size, "parse_math": False}  # a $ in a name is a dollar
     axes.set_xticks(range(len(result.predicted_names)), result.predicted_names, rotation=90, **settings)
     axes.set_yticks(range(len(result.classes)), result.classes, **settings)
-    if len(result.classes) > _NUMBERED:  # lead the eye to the names
-        axes.grid(color="0.9", linewidth=0.4)
-        axes.set_axisbelow(False)
+    if len(result.classes) > _NUMBERED:  # lead the eye to the names, which stand on all sides
+        axes.tick_params(labeltop=True, labelright=True, top=True, right=True)
+        axes.tick_params(axis="x", labelrotation=90)
+        axes.set_xticks(np.arange(0.5, len(result.predicted_names)), minor=True)
+        axes.set_yticks(np.arange(0.5, len(result.classes)), minor=True)
+        axes.grid(which="minor", color="0.9", linewidth=0.4)
+        axes.tick_params(which="minor", length=0)
 
 
 def _number_cells(axes: Any, counts: Any, shares: Any) -> None:
