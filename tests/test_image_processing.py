@@ -451,6 +451,9 @@ def test_labels_have_the_geometry_of_their_picture(processor: MobileViTV2ImagePr
     assert labels.shape == (1, 256, 256)
     assert labels.dtype == torch.int64
     assert (labels.bool() == bright).float().mean() > 0.99
+    for edge in (97, 301):
+        kept = processor(classes * 255, classes * 200, size={"shortest_edge": edge}, return_tensors="pt")["labels"]
+        assert set(kept.unique().tolist()) <= {0, 200, IGNORED_LABEL}  # never a class between two others
     peer = MobileViTImageProcessor(**PEER)(Image.fromarray(classes * 255), Image.fromarray(classes), return_tensors="pt")
     assert torch.equal(labels, torch.as_tensor(peer["labels"]))
 

@@ -337,7 +337,7 @@ def _sizes_of(target_sizes: Sequence[tuple[int, int]] | Tensor | None, logits: T
 
 
 def _classes(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    return torch.cat([strip.argmax(0) for strip in _upsampled(logits, size)])
+    return torch.cat([strip.max(0).indices for strip in _upsampled(logits, size)])  # several times faster than argmax
 
 
 def _upsampled(logits: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
