@@ -224,7 +224,7 @@ def test_alpha_is_seen_over_white_and_hidden_colours_stay_hidden() -> None:
 def test_transparent_colour_of_a_png_is_seen_over_white() -> None:
     grey = Image.new("L", (2, 1), 7)
     grey.putpixel((1, 0), 9)
-    assert list(read_picture(encoded(grey, "PNG", transparency=7)).get_flattened_data()) == [WHITE, (9, 9, 9)]
+    assert np.asarray(read_picture(encoded(grey, "PNG", transparency=7))).tolist() == [[list(WHITE), [9, 9, 9]]]
     assert read_picture(encoded(quadrants(), "PNG", transparency=RED)).getpixel((0, 0)) == WHITE
 
 
@@ -522,7 +522,7 @@ def test_many_threads_read_at_once_and_the_warning_filters_stay(photo: Image.Ima
 
 def test_masks_keep_class_numbers() -> None:
     classes = np.array([[0, 1, 2], [3, 254, 255]], np.uint8)
-    palette = Image.fromarray(classes, "L").convert("L")
+    palette = Image.fromarray(classes)
     indexed = Image.new("P", (3, 2))
     indexed.putdata(classes.ravel().tolist())
     indexed.putpalette([i for _ in range(256) for i in (9, 9, 9)])
