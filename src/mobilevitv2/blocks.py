@@ -126,35 +126,40 @@ class SeparableSelfAttention(nn.Module):
 
     def __init__(self, dim: int, *, attn_dropout: float = 0.0) -> None:
         super().__init__()
-        # One tensor of 1 + 2 D rows, in the order of every released checkpoint.
-        self.query, self.key, self.value = slice(0, 1), slice(1, 1 + dim), slice(1 + dim, 1 + 2 * dim)
+        self.dim = dim
+        # One tensor of 1 + 2 D rows: query, key, value, the order of every released checkpoint.
         self.qkv_proj = ConvNormAct(dim, 1 + 2 * dim, bias=True, norm=False)
         self.out_proj = ConvNormAct(dim, dim, bias=True, norm=False)
         self.attn_dropout = nn.Dropout(attn_dropout)
 
     def context_scores(self, x: Tensor) -> Tensor:
         """Softmax over the tokens, for each pixel of the patch by itself: (B, D, P, N) -> (B, 1, P, N), in float32 or wider."""
-        weight, bias = self._projection(self.query)
-        return torch.softmax(_at_least_float32(F.conv2d(x, weight, bias)), dim=-1)
-
-    def context_vector(self, x: Tensor, scores: Tensor) -> Tensor:
-        """Sum of the keys, weighted with the scores: (B, D, P, N), (B, 1, P, N) -> (B, D, P, 1)."""
-        weight, bias = self._projection(self.key)
-        weighted = (_at_least_float32(x) * scores).sum(dim=-1, keepdim=True)
-        bias_share = bias[:, None, None] * scores.sum(dim=-1, keepdim=True)
-        return F.conv2d(weighted.to(x.dtype), weight) + bias_share.to(x.dtype)
+        return self._query_and_value(x)[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D, P, N) -> (B, D, P, N)."""
-        context = self.context_vector(x, self.attn_dropout(self.context_scores(x)))
-        weight, bias = self._projection(self.value)
-        out: Tensor = self.out_proj(F.relu(F.conv2d(x, weight, bias)) * context)
+        scores, value = self._query_and_value(x)
+        context = self._context_vector(x, self.attn_dropout(scores))
+        out: Tensor = self.out_proj(F.relu(value) * context)
         return out
 
-    def _projection(self, rows: slice) -> tuple[Tensor, Tensor]:
-        conv = self.qkv_proj.convolution
-        assert conv.bias is not None  # built with bias=True above
-        return conv.weight[rows], conv.bias[rows]
+    def _query_and_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The scores (B, 1, P, N) and the values (B, D, P, N), from one convolution: a convolution to one channel is slow to train."""
+        weight, bias = self.qkv_proj.convolution.weight, self.qkv_proj.convolution.bias
+        assert bias is not None  # built with bias=True above
+        first_value = 1 + self.dim
+        rows, shift = torch.cat([weight[:1], weight[first_value:]]), torch.cat([bias[:1], bias[first_value:]])
+        query, value = F.conv2d(x, rows, shift).split([1, self.dim], dim=1)
+        return torch.softmax(_at_least_float32(query), dim=-1), value
+
+    def _context_vector(self, x: Tensor, scores: Tensor) -> Tensor:
+        """Sum of the keys, weighted with the scores: (B, D, P, N), (B, 1, P, N) -> (B, D, P, 1)."""
+        weight, bias = self.qkv_proj.convolution.weight, self.qkv_proj.convolution.bias
+        assert bias is not None
+        keys = slice(1, 1 + self.dim)
+        weighted = (_at_least_float32(x) * scores).sum(dim=-1, keepdim=True)
+        bias_share = bias[keys, None, None] * scores.sum(dim=-1, keepdim=True)
+        return F.conv2d(weighted.to(x.dtype), weight[keys]) + bias_share.to(x.dtype)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -121,13 +121,13 @@ class BatchAugmentation:
         self.mix = transforms.RandomChoice(mixes) if mixes else None
 
     @torch.no_grad()
-    def __call__(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, pixels: Tensor, labels: Tensor, *, mixing: bool = True) -> tuple[Tensor, Tensor]:
         if self.operations:
             pixels, labels = rand_augment(pixels, labels, operations=self.operations, magnitude=self.magnitude)
         pictures = to_float(pixels)
         if self.erasing:
             pictures = random_erase(pictures, probability=self.erasing)
-        if self.mix is not None and torch.rand(()) < self.mix_probability:
+        if mixing and self.mix is not None and torch.rand(()) < self.mix_probability:
             mixed, targets = self.mix(pictures, labels)
             return mixed, targets
         return pictures, torch.nn.functional.one_hot(labels, self.num_labels).float()

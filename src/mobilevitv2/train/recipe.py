@@ -51,6 +51,7 @@ class ClassificationRecipe:
     mixup: float = 0.2  # alpha; 0 for none
     cutmix: float = 1.0  # alpha; 0 for none
     mix_probability: float = 0.5  # of mixing a batch at all
+    unmixed_epochs: int = 0  # at the end, without mixup and cutmix: the network settles on whole pictures
     # ---- evaluation
     eval_resize: int = 288  # short side
     eval_crop: int = 256

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mobilevitv2.evaluate.classification import ClassificationResult, evaluate_classification, save_confusion_matrix
+from mobilevitv2.train.trainer import worker_count
 
 if TYPE_CHECKING:
     from mobilevitv2.data.classification import ClassificationData, PictureSplit
@@ -32,13 +33,14 @@ def write_report(
     assert result.best is not None
     evaluated = None
     if watched is not None:
-        evaluated = evaluate_classification(network, watched, processor=processor, batch_size=64)
-        save_confusion_matrix(evaluated, result.output / "confusion.png")
-        result.metrics.update(top1=evaluated.top1, top5=evaluated.top5, loss=evaluated.loss)
+        evaluated = evaluate_classification(network, watched, processor=processor, batch_size=64, workers=worker_count(recipe))
+        for suffix in ("png", "csv"):
+            save_confusion_matrix(evaluated, result.output / f"confusion.{suffix}")
+        result.metrics.update(top1=100 * evaluated.top1, top5=100 * evaluated.top5, loss=evaluated.loss)
     save_network(network, processor, result.best)
     summary = {
         "metrics": result.metrics,
-        "per_group": None if evaluated is None else evaluated.per_group,
+        "per_group": None if evaluated is None else {group: 100 * share for group, share in (evaluated.per_group or {}).items()},
         "seconds": round(result.seconds, 1),
         "steps": result.steps,
         "device": device_name(),
@@ -135,8 +137,8 @@ def model_card(
             "",
             "| pictures | top-1, % | top-5, % |",
             "| --- | --- | --- |",
-            f"| all | {evaluated.top1:.2f} | {evaluated.top5:.2f} |",
-            *(f"| {group} | {value:.2f} | |" for group, value in (evaluated.per_group or {}).items()),
+            f"| all | {100 * evaluated.top1:.2f} | {100 * evaluated.top5:.2f} |",
+            *(f"| {group} | {100 * share:.2f} | |" for group, share in (evaluated.per_group or {}).items()),
         ]
     lines += [
         "",

@@ -89,7 +89,8 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch=None
     ) -> Any:
         """Cross-entropy against the mixed labels."""
-        pictures, targets = self.augmentation(inputs["pixel_values"], inputs["labels"])
+        mixing = self.state.global_step < (self.recipe.epochs - self.recipe.unmixed_epochs) * self.steps_per_epoch
+        pictures, targets = self.augmentation(inputs["pixel_values"], inputs["labels"], mixing=mixing)
         outputs = model(pixel_values=pictures)
         loss = F.cross_entropy(outputs.logits.float(), targets, label_smoothing=self.recipe.label_smoothing)
         return (loss, outputs) if return_outputs else loss
@@ -105,6 +106,11 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
         self.log(named)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
         return named
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        # A foreign module's tensors lie channels last in memory, which safetensors does not write.
+        tensors = state_dict or self.plain_model.state_dict()
+        super()._save(output_dir, state_dict={name: tensor.contiguous() for name, tensor in tensors.items()})
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs count epochs of the data, not of the one long stream."""
@@ -198,8 +204,17 @@ def worker_count(recipe: ClassificationRecipe) -> int:
 def make_loader(pictures: PictureBatches, batches: Any, *, workers: int, pin: bool) -> DataLoader[Any]:
     """Batches in order, decoded ahead by `workers` processes."""
     return DataLoader(
-        pictures, batch_sampler=batches, num_workers=workers, pin_memory=pin, prefetch_factor=4 if workers else None
+        pictures,
+        batch_sampler=batches,
+        num_workers=workers,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_leave_interrupts_to_parent,
     )
+
+
+def _leave_interrupts_to_parent(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the workers too
 
 
 def build_optimizer(model: nn.Module, recipe: ClassificationRecipe, width: float) -> torch.optim.Optimizer:
