@@ -20,7 +20,7 @@ from PIL import Image
 
 from mobilevitv2 import MobileViTV2Config, MobileViTV2ForImageClassification, MobileViTV2ImageProcessor
 from mobilevitv2.cli import VERBS, main
-from mobilevitv2.cli.arguments import parser_of
+from mobilevitv2.cli.arguments import arguments_of, parser_of
 from mobilevitv2.errors import DataError
 
 
@@ -57,7 +57,8 @@ def test_help_lists_every_verb_and_imports_nothing_heavy() -> None:
         "from mobilevitv2.cli import main\n"
         "out = io.StringIO()\n"
         "with contextlib.redirect_stdout(out):\n"
-        "    codes = [main(['--help']), main(['predict', '--help']), main(['models', '--json']), main(['predict', 'x', '--model', 'y'])]\n"
+        "    lines = ['--help'], ['predict', '--help'], ['models', '--json'], ['predict', 'x', '--model', 'y']\n"
+        "    codes = [main(words) for words in lines]\n"
         "heavy = [name for name in ('torch', 'torchvision', 'transformers', 'PIL', 'numpy', 'datasets') if name in sys.modules]\n"
         "print(codes, heavy)\n"
         "print(out.getvalue())\n"
@@ -207,6 +208,23 @@ def test_a_picture_after_json_is_a_picture(model: str, pictures: Path, capsys: p
     assert main(["predict", "--model", model, "--json", str(pictures / "a.png")]) == 0
     assert json.loads(capsys.readouterr().out)[0]["source"] == str(pictures / "a.png")
     assert (pictures / "a.png").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "sources", "to_json"),
+    [
+        (["a.jpg", "--json", "b.jpg", "--top-k", "3", "c.jpg"], ["a.jpg", "b.jpg", "c.jpg"], "-"),
+        (["--json", "out.json", "a.jpg"], ["a.jpg"], "out.json"),
+        (["--json=out.txt", "a.jpg"], ["a.jpg"], "out.txt"),
+        (["a.jpg", "--json"], ["a.jpg"], "-"),
+        (["a.jpg", "--json", "-"], ["a.jpg"], "-"),
+        (["--json", "-"], ["-"], "-"),
+        (["--json", "--", "-odd.jpg", "-"], ["./-odd.jpg", "-"], "-"),
+    ],
+)
+def test_what_is_a_source_and_what_a_file_to_write(words: list[str], sources: list[str], to_json: str) -> None:
+    values = arguments_of(VERBS["predict"], words, prog="mobilevitv2 predict")
+    assert (values["sources"], values["json"]) == (sources, to_json)
 
 
 @pytest.mark.parametrize("separator", ["\n", "\0"])

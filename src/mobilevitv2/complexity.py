@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,10 @@ from mobilevitv2.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from mobilevitv2.backbone import MobileViTV2PreTrainedModel
+
+
+FLOPS = 2
+"""Floating-point operations of a multiply-add, which is what torch counts."""
 
 
 @dataclass(frozen=True)
@@ -52,24 +56,32 @@ def count_operations(model: MobileViTV2PreTrainedModel, *, height: int | None = 
     configured_height, configured_width = model.config.input_size
     size = (_side("height", height, configured_height), _side("width", width, configured_width))
     shadow = copy.deepcopy(model).to("meta").eval()
-    skipped = [0]
-    for module in shadow.modules():
-        if isinstance(module, SeparableSelfAttention):
-            module.register_forward_pre_hook(_add_skipped(skipped))
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    counter = FlopCounterMode(display=False)
+    attentions = [_Attention(module, counter) for module in shadow.modules() if isinstance(module, SeparableSelfAttention)]
+    with counter, torch.no_grad():
         shadow(torch.empty(1, model.config.num_channels, *size, device="meta"))
-    executed = counter.get_total_flops() // 2  # a multiply-add is two floating-point operations
-    return OperationCount(published=executed + skipped[0], executed=executed)
+    executed = counter.get_total_flops() // FLOPS
+    saved = sum(attention.published - attention.executed for attention in attentions)
+    return OperationCount(published=executed + saved, executed=executed)
 
 
-def _add_skipped(skipped: list[int]) -> Any:
-    """A hook that adds what the official code spends on the keys of all tokens beyond the one projected sum."""
+class _Attention:
+    """What one attention layer spends, told by hooks, and what it would in the official code."""
 
-    def hook(module: nn.Module, inputs: tuple[Tensor]) -> None:
+    def __init__(self, module: SeparableSelfAttention, counter: FlopCounterMode) -> None:
+        self.counter = counter
+        self.published = self.executed = 0
+        module.register_forward_pre_hook(self._enter)
+        module.register_forward_hook(self._leave)
+
+    def _enter(self, module: nn.Module, inputs: tuple[Tensor]) -> None:
+        self.executed -= self.counter.get_total_flops() // FLOPS
+
+    def _leave(self, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        self.executed += self.counter.get_total_flops() // FLOPS
         _, dim, pixels, patches = inputs[0].shape
-        skipped[0] += dim * dim * pixels * (patches - 1)
-
-    return hook
+        # Of every token one query, D keys and D values, and D numbers of the projected result.
+        self.published += (1 + 3 * dim) * dim * pixels * patches
 
 
 def _side(name: str, value: int | None, configured: int) -> int:

@@ -46,8 +46,8 @@ class Parser(argparse.ArgumentParser):
 def arguments_of(verb: Verb, argv: Sequence[str], *, prog: str) -> dict[str, Any]:
     """The verb's arguments from the command line; leaves the process on --help and on bad usage, as argparse does."""
     parser, flags = parser_of(verb, prog=prog)
-    argv, freed = _with_lone_flags(list(argv), flags)
-    known, unknown = parser.parse_known_intermixed_args(argv)
+    words, freed = _with_lone_flags(_without_double_dash(list(argv)), flags)
+    known, unknown = parser.parse_known_intermixed_args(words)
     for word in unknown:
         options = [option for action in parser._actions for option in action.option_strings]
         near = difflib.get_close_matches(word.split("=")[0], options, n=1)
@@ -109,6 +109,14 @@ def _add(parser: Parser, name: str, kind: Any, argument: Argument, parameter: in
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def _without_double_dash(argv: list[str]) -> list[str]:
+    """`-- -odd.jpg` becomes `./-odd.jpg`: argparse cannot mix options and positional words and understand "--" as well."""
+    if "--" not in argv:
+        return argv
+    end = argv.index("--")
+    return argv[:end] + [f"./{word}" if word.startswith("-") and word != STDOUT else word for word in argv[end + 1 :]]
 
 
 def _with_lone_flags(argv: list[str], flags: dict[str, str]) -> tuple[list[str], bool]:
