@@ -50,6 +50,12 @@ def randomise(model: AnyModule, *, seed: int = 0) -> AnyModule:
     return model.eval()
 
 
+def checkpoint_activations(model: Any) -> None:
+    """Gradient checkpointing on, under its newer name where transformers has it."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable()
+
+
 def relative_difference(ours: Tensor, theirs: Tensor) -> float:
     """Largest difference over the largest value."""
     return ((ours - theirs).abs().max() / theirs.abs().max()).item()

@@ -182,15 +182,13 @@ def test_softmax_and_sums_over_tokens_are_float32(dtype: torch.dtype, autocast: 
     assert dtype in types.seen["convolution"]  # it did run in half precision elsewhere
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.02), (torch.float16, 0.003)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.03), (torch.float16, 0.004)])
 def test_thousands_of_tokens_far_from_zero_keep_their_mean_in_half_precision(dtype: torch.dtype, tolerance: float) -> None:
     attention = randomise(SeparableSelfAttention(16))
     x = torch.randn(1, 16, 4, 16384) + 4
     with torch.no_grad():
-        expected = attention.context_vector(x, attention.context_scores(x))
-        half = SeparableSelfAttention(16).to(dtype)
-        half.load_state_dict(attention.state_dict())
-        found = half.context_vector(x.to(dtype), half.context_scores(x.to(dtype)))
+        expected = attention(x)
+        found = attention.to(dtype)(x.to(dtype))
     assert found.dtype == dtype
     assert relative_difference(found.float(), expected) <= tolerance
 

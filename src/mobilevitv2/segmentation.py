@@ -195,9 +195,10 @@ class MobileViTV2ForSemanticSegmentation(MobileViTV2PreTrainedModel):
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         ignore = self.config.semantic_loss_ignore_index
-        if labels.ndim != 3 or labels.shape[0] != logits.shape[0]:
+        if labels.ndim != 3 or labels.shape[0] != logits.shape[0] or 0 in labels.shape or labels.is_floating_point():
             raise ConfigurationError(
-                f"labels of shape {tuple(labels.shape)} do not fit; give (batch={logits.shape[0]}, height, width)."
+                f"labels of shape {tuple(labels.shape)} and type {labels.dtype} do not fit; give whole numbers "
+                f"(batch={logits.shape[0]}, height, width)."
             )
         check_class_indices(labels, self.num_labels, ignore_index=ignore)
         labels = labels.long()
