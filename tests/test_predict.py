@@ -17,8 +17,9 @@ import torch
 from PIL import Image
 
 from mobilevitv2 import MobileViTV2Config, MobileViTV2ForImageClassification, MobileViTV2ImageProcessor
+from mobilevitv2.devices import choose_device
 from mobilevitv2.errors import ConfigurationError
-from mobilevitv2.prediction import Classifier, Label, Prediction, choose_device, iter_predictions, open_task, predict
+from mobilevitv2.prediction import Classifier, Label, Prediction, iter_predictions, open_task, predict
 
 NAMES = ["red", "green", "blue"]
 
@@ -221,7 +222,7 @@ def test_models_without_classes_are_refused(tmp_path: Path) -> None:
         predict("a.png", model=MobileViTV2Model(config))
 
 
-def test_the_processor_says_which_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_device_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device("cpu") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)

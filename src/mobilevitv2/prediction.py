@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mobilevitv2.attention import answer_with_maps
 from mobilevitv2.contract import default_model, load_model, seen_box
+from mobilevitv2.devices import choose_device
 from mobilevitv2.draw import draw_labels
 from mobilevitv2.errors import ConfigurationError, ImageError
 from mobilevitv2.pictures import find_pictures, read_picture
@@ -256,31 +257,6 @@ def open_task(
         processor = MobileViTV2ImageProcessor()
     loaded = loaded.eval() if chosen is None else loaded.eval().to(chosen)
     return TASKS[loaded.task](loaded, processor, top_k=top_k, attention=attention)
-
-
-def choose_device(device: str | torch.device | None) -> torch.device:
-    """The named device, or the best one there is.
-
-    Raises:
-        ConfigurationError: a device that there is not, with those that there are.
-    """
-    if device is None:
-        return torch.device(_devices()[0])
-    try:
-        chosen = torch.device(device)
-        torch.empty(1, device=chosen).cpu()  # asks for the device itself
-    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise ConfigurationError(
-            f"device={str(device)!r} cannot be used ({reason}); there are: {', '.join(_devices())}."
-        ) from error
-    return chosen
-
-
-def _devices() -> list[str]:
-    """The devices of this machine, fastest first."""
-    cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    return [*cuda, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
 
 
 # ---- from sources to answers -----------------------------------------------------------------------------------------------------
