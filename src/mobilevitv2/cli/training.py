@@ -86,8 +86,8 @@ def evaluate(
     from mobilevitv2.cli.quiet import quiet_libraries
     from mobilevitv2.contract import load_model
     from mobilevitv2.data.classification import open_classification_data
-    from mobilevitv2.evaluate.classification import evaluate_classification, save_confusion_matrix
     from mobilevitv2.devices import choose_device
+    from mobilevitv2.evaluate.classification import evaluate_classification, save_confusion_matrix
 
     quiet_libraries()
     pictures = _chosen(open_classification_data(data), split)
