@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mobilevitv2.configuration import MobileViTV2Config
-from mobilevitv2.errors import WeightsMismatch, WrongTaskError
+from mobilevitv2.errors import WeightsError, WeightsMismatch, WrongTaskError
 from mobilevitv2.weights import (
     CheckpointInfo,
     WeightRecord,
     compare,
     config_values,
+    get_record,
     identify,
-    list_records,
     read_state_dict,
     to_ours,
     wrong_task_message,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+WEIGHTS_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 TRUNK_PREFIX = "mobilevitv2."
 TRUNK_PARTS = ("conv_stem.", "encoder.")
 # Options of the trunk; a file of another task says nothing about the rest.
@@ -46,10 +47,19 @@ TRUNK_OPTIONS = (
 
 
 def find_record(source: str | os.PathLike[str]) -> WeightRecord | None:
-    """The record of that name; None for a path that exists and for any other text, which may be a hub id."""
-    if os.path.exists(source):
+    """The record of that name; None for a path that exists and for any other text, which may be a hub id.
+
+    Raises:
+        WeightsError: a weights file that is not there.
+        ConfigurationError: what looks like a record's name and is none; the message has the nearest ones.
+    """
+    name = os.fspath(source)
+    if os.path.exists(name):
         return None
-    return next((record for record in list_records() if record.name == str(source)), None)
+    if name.endswith(WEIGHTS_SUFFIXES):
+        raise WeightsError(f"{name}: there is no such file; check the path (the folder now is {Path.cwd()}).")
+    # A hub id has its owner's name and a slash; whatever else speaks of MobileViTV2 was meant for a record.
+    return get_record(name) if "mobilevitv2" in name.lower() and "/" not in name else None
 
 
 def record_values(record: WeightRecord) -> dict[str, Any]:
