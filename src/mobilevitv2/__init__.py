@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mobilevitv2.configuration import MobileViTV2Config
     from mobilevitv2.errors import MobileViTV2Error
     from mobilevitv2.image_processing import MobileViTV2ImageProcessor
-    from mobilevitv2.predict import predict
+    from mobilevitv2.prediction import predict
     from mobilevitv2.segmentation import MobileViTV2ForSemanticSegmentation
     from mobilevitv2.weights.records import list_records
 
@@ -32,7 +32,7 @@ _HOMES = {
     "MobileViTV2PreTrainedModel": "backbone",
     "create": "auto",
     "list_records": "weights.records",
-    "predict": "predict",
+    "predict": "prediction",
     "register": "auto",
 }
 

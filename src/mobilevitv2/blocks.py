@@ -148,8 +148,10 @@ class SeparableSelfAttention(nn.Module):
         weight, bias = self.qkv_proj.convolution.weight, self.qkv_proj.convolution.bias
         assert bias is not None  # built with bias=True above
         first_value = 1 + self.dim
-        rows, shift = torch.cat([weight[:1], weight[first_value:]]), torch.cat([bias[:1], bias[first_value:]])
-        query, value = F.conv2d(x, rows, shift).split([1, self.dim], dim=1)
+        rows = F.pad(torch.cat([weight[first_value:], weight[:1]]), (0, 0, 0, 0, 0, 0, 0, 7))
+        shift = F.pad(torch.cat([bias[first_value:], bias[:1]]), (0, 7))
+        both = F.conv2d(x, rows, shift)
+        value, query = both[:, : self.dim], both[:, self.dim : self.dim + 1]
         return torch.softmax(_at_least_float32(query), dim=-1), value
 
     def _context_vector(self, x: Tensor, scores: Tensor) -> Tensor:
@@ -295,11 +297,10 @@ def resize_to_patches(x: Tensor, patch_size: int) -> Tensor:
 
 def unfold_patches(x: Tensor, patch_size: int) -> Tensor:
     """(B, D, H, W) -> (B, D, P, N): the pixels of each patch, then the patches row by row; bit for bit F.unfold's order."""
-    batch, dim = x.shape[:2]
-    return F.pixel_unshuffle(x, patch_size).reshape(batch, dim, patch_size * patch_size, -1)
+    # Not one reshape: torch.export would spend most of its time on proving that dynamic sizes divide.
+    return F.pixel_unshuffle(x, patch_size).unflatten(1, (x.shape[1], patch_size * patch_size)).flatten(3)
 
 
 def fold_patches(x: Tensor, patch_size: int, height: int, width: int) -> Tensor:
     """(B, D, P, N) -> (B, D, H, W): the inverse of `unfold_patches`."""
-    batch, dim, pixels = x.shape[:3]
-    return F.pixel_shuffle(x.reshape(batch, dim * pixels, height // patch_size, width // patch_size), patch_size)
+    return F.pixel_shuffle(x.flatten(1, 2).unflatten(2, (height // patch_size, width // patch_size)), patch_size)

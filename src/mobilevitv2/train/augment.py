@@ -7,76 +7,12 @@ All random numbers are drawn on the host, so that no step waits for the device t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
 from torchvision.transforms import v2 as transforms
-from torchvision.transforms.v2 import functional as tvF
 
-# What each operation of RandAugment does at strength 0..1 (torchvision's ranges), and whether its sign is drawn.
-Operation = Callable[[Tensor, float, int], Tensor]
-
-
-def _affine(pixels: Tensor, *, translate: tuple[float, float] = (0, 0), shear: tuple[float, float] = (0, 0)) -> Tensor:
-    # Shears turn about the top left corner, as in torchvision's RandAugment.
-    return tvF.affine(
-        pixels,
-        angle=0.0,
-        translate=[round(t) for t in translate],
-        scale=1.0,
-        shear=[math.degrees(math.atan(s)) for s in shear],
-        interpolation=InterpolationMode.BILINEAR,
-        center=[0, 0] if any(shear) else None,
-    )
-
-
-OPERATIONS: dict[str, tuple[bool, Operation]] = {
-    "Identity": (False, lambda x, m, size: x),
-    "ShearX": (True, lambda x, m, size: _affine(x, shear=(0.3 * m, 0.0))),
-    "ShearY": (True, lambda x, m, size: _affine(x, shear=(0.0, 0.3 * m))),
-    "TranslateX": (True, lambda x, m, size: _affine(x, translate=(150 / 331 * size * m, 0))),
-    "TranslateY": (True, lambda x, m, size: _affine(x, translate=(0, 150 / 331 * size * m))),
-    "Rotate": (True, lambda x, m, size: tvF.rotate(x, 30 * m, interpolation=InterpolationMode.BILINEAR)),
-    "Brightness": (True, lambda x, m, size: tvF.adjust_brightness(x, 1 + 0.9 * m)),
-    "Color": (True, lambda x, m, size: tvF.adjust_saturation(x, 1 + 0.9 * m)),
-    "Contrast": (True, lambda x, m, size: tvF.adjust_contrast(x, 1 + 0.9 * m)),
-    "Sharpness": (True, lambda x, m, size: tvF.adjust_sharpness(x, 1 + 0.9 * m)),
-    "Posterize": (False, lambda x, m, size: tvF.posterize(x, 8 - round(4 * m))),
-    "Solarize": (False, lambda x, m, size: tvF.solarize(x, 255 * (1 - m))),
-    "AutoContrast": (False, lambda x, m, size: tvF.autocontrast(x)),
-    "Equalize": (False, lambda x, m, size: tvF.equalize(x)),
-}
-
-
-def rand_augment(pixels: Tensor, labels: Tensor, *, operations: int, magnitude: int, bins: int = 31) -> tuple[Tensor, Tensor]:
-    """RandAugment (arXiv 1909.13719) with torchvision's operations and ranges.
-
-    The batch comes back in another order: pictures that drew the same operation stand together, so that each runs once.
-
-    Args:
-        pixels: pictures (B, 3, H, W) uint8.
-        labels: (B, ...).
-        operations: how many operations each picture goes through.
-        magnitude: their strength, 0..bins - 1.
-        bins: number of strengths.
-    """
-    strength = magnitude / (bins - 1)
-    kinds = [(operation, sign) for signed, operation in OPERATIONS.values() for sign in ((1, -1) if signed else (1, 1))]
-    for _ in range(operations):
-        drawn = torch.randint(len(kinds), (len(pixels),))  # two entries a kind, so that signs do not make an operation likelier
-        order = to_device(drawn.argsort(), pixels.device)
-        counts = drawn.bincount(minlength=len(kinds)).tolist()
-        groups = zip(kinds, pixels[order].split(counts), strict=True)
-        pixels = torch.cat([operation(group, sign * strength, group.shape[-1]) for (operation, sign), group in groups if len(group)])
-        labels = labels[order]
-    return pixels, labels
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy from the host without waiting for the device's queue, which only pinned memory allows."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+from mobilevitv2.train.randaugment import rand_augment, to_device
 
 
 def random_erase(pixels: Tensor, *, probability: float) -> Tensor:
@@ -122,6 +58,10 @@ class BatchAugmentation:
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, labels: Tensor, *, mixing: bool = True) -> tuple[Tensor, Tensor]:
+        with torch.autocast(pixels.device.type, enabled=False):  # coordinates and sums want full precision
+            return self._augment(pixels, labels, mixing=mixing)
+
+    def _augment(self, pixels: Tensor, labels: Tensor, *, mixing: bool) -> tuple[Tensor, Tensor]:
         if self.operations:
             pixels, labels = rand_augment(pixels, labels, operations=self.operations, magnitude=self.magnitude)
         pictures = to_float(pixels)

@@ -15,7 +15,7 @@ class WeightAverage:
     steps taken and falls to its value, so that short runs are not averaged with their random start.
 
     Args:
-        model: what to average; the average starts as its copy, on the same device.
+        model: what to average; the average starts as its copy, on the same device. The model must stay on that device.
         momentum: share of the new weights.
         warmup: larger shares at the start.
     """
@@ -23,20 +23,19 @@ class WeightAverage:
     def __init__(self, model: nn.Module, *, momentum: float, warmup: bool = False) -> None:
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
         self.momentum, self.warmup, self.steps = momentum, warmup, 0
+        # Found once: walking the module tree at every step would take longer than the arithmetic.
+        self._floats = _tensors(self.module, floating=True), _tensors(model, floating=True)
+        self._counters = _tensors(self.module, floating=False), _tensors(model, floating=False)
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self) -> None:
         """Take in the model's state after an optimiser step."""
         self.steps += 1
         share = max(self.momentum, 9 / (10 + self.steps)) if self.warmup else self.momentum
-        ours, theirs = _floats(self.module), _floats(model)
-        torch._foreach_lerp_(ours, theirs, share)
-        torch._foreach_copy_(_integers(self.module), _integers(model))
+        torch._foreach_lerp_(*self._floats, share)
+        if self._counters[0]:
+            torch._foreach_copy_(*self._counters)
 
 
-def _floats(model: nn.Module) -> list[Tensor]:
-    return [t.detach() for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
-
-
-def _integers(model: nn.Module) -> list[Tensor]:
-    return [t for t in model.buffers() if not t.is_floating_point()]
+def _tensors(model: nn.Module, *, floating: bool) -> list[Tensor]:
+    return [t.detach() for t in (*model.parameters(), *model.buffers()) if t.is_floating_point() == floating]

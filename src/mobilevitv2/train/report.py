@@ -31,13 +31,13 @@ def write_report(
 ) -> None:
     """Fill the run's folder: model/ (weights, config, processor, card), result.json, curves.png, confusion.png and .csv."""
     assert result.best is not None
+    save_network(network, processor, result.best)
     evaluated = None
     if watched is not None:
         evaluated = evaluate_classification(network, watched, processor=processor, batch_size=64, workers=worker_count(recipe))
         for suffix in ("png", "csv"):
             save_confusion_matrix(evaluated, result.output / f"confusion.{suffix}")
         result.metrics.update(top1=100 * evaluated.top1, top5=100 * evaluated.top5, loss=evaluated.loss)
-    save_network(network, processor, result.best)
     summary = {
         "metrics": result.metrics,
         "per_group": None if evaluated is None else {group: 100 * share for group, share in (evaluated.per_group or {}).items()},

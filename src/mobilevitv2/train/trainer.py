@@ -107,6 +107,10 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
         return named
 
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Nothing: transformers would count the parameters anew at every step."""
+        return 0
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         # A foreign module's tensors lie channels last in memory, which safetensors does not write.
         tensors = state_dict or self.plain_model.state_dict()
@@ -127,7 +131,7 @@ class _Rhythm(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
         trainer, recipe = self.trainer, self.trainer.recipe
-        trainer.average.update(trainer.plain_model)
+        trainer.average.update()
         done = state.global_step >= state.max_steps
         if state.global_step % trainer.steps_per_epoch == 0:
             epoch = state.global_step // trainer.steps_per_epoch
