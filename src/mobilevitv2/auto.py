@@ -132,4 +132,6 @@ def register() -> None:
         (AutoModelForSemanticSegmentation, MobileViTV2ForSemanticSegmentation),
     ):
         auto.register(MobileViTV2Config, ours, exist_ok=True)
-    AutoImageProcessor.register(MobileViTV2Config, MobileViTV2ImageProcessor, exist_ok=True)
+    # For both backends: where only one is given, transformers keeps its own class for the other.
+    processors = {"torchvision": MobileViTV2ImageProcessor, "pil": MobileViTV2ImageProcessor}
+    AutoImageProcessor.register(MobileViTV2Config, image_processor_classes=processors, exist_ok=True)
