@@ -451,6 +451,11 @@ def test_feed_forward_width_of_nothing_is_refused() -> None:
         MobileViTV2Config(ffn_multiplier=1, base_attn_unit_dims=[8, 8, 8], width_multiplier=0.5)
 
 
+def test_unknown_problem_type_is_named() -> None:
+    with pytest.raises(Exception, match="problem_type"):  # newer transformers leave the check to us, older ones have their own
+        MobileViTV2Config(problem_type="ranking")
+
+
 def test_error_is_also_a_value_error() -> None:
     with pytest.raises(ValueError, match="released widths"):
         MobileViTV2Config(width_multiplier=1e9)

@@ -144,7 +144,7 @@ class SeparableSelfAttention(nn.Module):
         return out
 
     def _query_and_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The scores (B, 1, P, N) and the values (B, D, P, N), from one convolution: a convolution to one channel is slow to train."""
+        """The scores (B, 1, P, N) and the values (B, D, P, N), from one convolution: one to a single channel is slow to train."""
         weight, bias = self.qkv_proj.convolution.weight, self.qkv_proj.convolution.bias
         assert bias is not None  # built with bias=True above
         first_value = 1 + self.dim
@@ -298,9 +298,9 @@ def resize_to_patches(x: Tensor, patch_size: int) -> Tensor:
 def unfold_patches(x: Tensor, patch_size: int) -> Tensor:
     """(B, D, H, W) -> (B, D, P, N): the pixels of each patch, then the patches row by row; bit for bit F.unfold's order."""
     # Not one reshape: torch.export would spend most of its time on proving that dynamic sizes divide.
-    return F.pixel_unshuffle(x, patch_size).unflatten(1, (x.shape[1], patch_size * patch_size)).flatten(3)
+    return torch.unflatten(F.pixel_unshuffle(x, patch_size), 1, (x.shape[1], patch_size * patch_size)).flatten(3)
 
 
 def fold_patches(x: Tensor, patch_size: int, height: int, width: int) -> Tensor:
     """(B, D, P, N) -> (B, D, H, W): the inverse of `unfold_patches`."""
-    return F.pixel_shuffle(x.flatten(1, 2).unflatten(2, (height // patch_size, width // patch_size)), patch_size)
+    return F.pixel_shuffle(torch.unflatten(x.flatten(1, 2), 2, (height // patch_size, width // patch_size)), patch_size)

@@ -28,6 +28,7 @@ else:
 MAX_CHANNELS = 65536
 # Looked through, in this order, for the name of a function: what JSON can hold and transformers' own configuration understands.
 NAMED_ACTIVATIONS = ("swish", "relu", "gelu", "gelu_new", "hardswish", "leaky_relu", "mish", "relu6", "sigmoid", "tanh", "linear")
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 STAGE_NAMES = ("stem", "stage1", "stage2", "stage3", "stage4", "stage5")
 
 
@@ -244,6 +245,8 @@ class MobileViTV2Config(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[
             raise ConfigurationError(f"output_stride={self.output_stride} is not possible; use 8, 16 or 32.")
         if self.segmentation_head not in ("deeplabv3", "pspnet"):
             raise ConfigurationError(f"segmentation_head={self.segmentation_head!r} is unknown; use 'deeplabv3' or 'pspnet'.")
+        if self.problem_type not in (None, *PROBLEM_TYPES):
+            raise ConfigurationError(f"problem_type={self.problem_type!r} is unknown; use one of {', '.join(PROBLEM_TYPES)}.")
         for name in ("expand_ratio", "initializer_range", "layer_norm_eps", "auxiliary_loss_weight"):
             _check_number(name, getattr(self, name), above=0)
         for name in (
