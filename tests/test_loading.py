@@ -101,6 +101,8 @@ def test_classifiers_folder_gives_its_trunk(cls: Any, classifier: MobileViTV2For
 
 def test_new_number_of_classes_in_a_folder(classifier: MobileViTV2ForImageClassification, tmp_path: Path) -> None:
     classifier.save_pretrained(tmp_path)
+    with pytest.raises(WeightsMismatch, match=r"classifier\.weight: \(10, 256\) in the file, \(4, 256\) in the model"):
+        MobileViTV2ForImageClassification.from_pretrained(tmp_path, num_labels=4)
     model = MobileViTV2ForImageClassification.from_pretrained(tmp_path, num_labels=4, ignore_mismatched_sizes=True)
     assert logits(model).shape == (2, 4)
     assert torch.equal(model.mobilevitv2.conv_stem.convolution.weight, classifier.mobilevitv2.conv_stem.convolution.weight)

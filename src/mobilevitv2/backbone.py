@@ -18,7 +18,7 @@ from mobilevitv2.blocks import ConvNormAct, MobileNetLayer, MobileViTV2Block, Tr
 from mobilevitv2.checks import check_pixel_values
 from mobilevitv2.configuration import MobileViTV2Config
 from mobilevitv2.errors import ConfigurationError
-from mobilevitv2.loading import check_trunk, find_record, load_file
+from mobilevitv2.loading import check_folder, find_record, load_file
 from mobilevitv2.weights import fetch
 
 
@@ -130,8 +130,10 @@ class MobileViTV2PreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # tran
         if os.path.isfile(source):
             return cast(Self, load_file(cls, Path(source), *model_args, record=record, **kwargs))
         with_info = bool(kwargs.pop("output_loading_info", False))
-        model, info = super().from_pretrained(source, *model_args, output_loading_info=True, **kwargs)
-        check_trunk(list(info["missing_keys"]), source)
+        resize = bool(kwargs.pop("ignore_mismatched_sizes", False))
+        # Misshapen tensors are let through here and refused below, where the error can name them.
+        model, info = super().from_pretrained(source, *model_args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
+        check_folder(info, source, resize=resize)
         return cast(Self, (model, info) if with_info else model)
 
     @torch.no_grad()

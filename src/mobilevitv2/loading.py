@@ -106,13 +106,25 @@ def load_file(
     return cls.from_pretrained(None, *model_args, config=config, state_dict=tensors, **kwargs)
 
 
-def check_trunk(missing: list[str], source: str | os.PathLike[str]) -> None:
-    """Refuse a folder whose weights leave parts of the trunk at random.
+def check_folder(info: Mapping[str, Any], source: str | os.PathLike[str], *, resize: bool) -> None:
+    """Refuse a folder that leaves parts of the trunk at random, or, without `resize`, any tensor of another shape.
+
+    Args:
+        info: transformers' account of the loading.
+        source: what was loaded, for the message.
+        resize: whether the caller asked for tensors of another shape to start at random.
 
     Raises:
-        WeightsMismatch: names the missing tensors.
+        WeightsMismatch: names the tensors.
     """
-    lost = sorted(name for name in missing if is_trunk(name))
+    misshapen = sorted(info["mismatched_keys"])
+    if misshapen and not resize:
+        told = "; ".join(f"{name}: {tuple(found)} in the file, {tuple(ours)} in the model" for name, found, ours in misshapen)
+        raise WeightsMismatch(
+            f"{source} has {len(misshapen)} tensors of another shape: {told}. Where a new number of classes is wanted, pass "
+            "ignore_mismatched_sizes=True."
+        )
+    lost = sorted(name for name in info["missing_keys"] if is_trunk(name))
     if lost:
         raise WeightsMismatch(
             f"{source} lacks {len(lost)} tensors of the trunk, which would be left at random: {', '.join(lost)}. "
