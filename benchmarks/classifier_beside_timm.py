@@ -14,7 +14,6 @@ import logging
 from pathlib import Path
 
 import torch
-
 from peers import build
 
 
@@ -24,8 +23,9 @@ def compare(folders: list[str]) -> None:
     for folder in folders:
         result = json.loads((Path(folder) / "result.json").read_text())
         groups = ", ".join(f"{name} {value:.1f}" for name, value in (result["per_group"] or {}).items())
-        metrics = result["metrics"]
-        print(f"| {folder} | {metrics['top1']:.2f} | {metrics['top5']:.2f} | {groups} | {result['seconds'] / 60:.1f} | {result['device']} |")
+        top1, top5 = (result["metrics"][name] for name in ("top1", "top5"))
+        minutes = result["seconds"] / 60
+        print(f"| {folder} | {top1:.2f} | {top5:.2f} | {groups} | {minutes:.1f} | {result['device']} |")
 
 
 def main() -> None:
@@ -51,7 +51,12 @@ def main() -> None:
     classes = open_classification_data(arguments.data, validation_fraction=0).classes
     model = "scratch" if arguments.model == "ours" else build("timm", recipe.width, len(classes))
     result = train_classifier(
-        arguments.data, model=model, recipe=recipe, output=arguments.output or f"runs/{arguments.model}", resume=arguments.resume, check=False
+        arguments.data,
+        model=model,
+        recipe=recipe,
+        output=arguments.output or f"runs/{arguments.model}",
+        resume=arguments.resume,
+        check=False,
     )
     print(result.metrics, f"{result.seconds:.0f} s")
     return None

@@ -17,10 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
-from torch.nn import functional as F
-
 from peers import build
+from torch.nn import functional as F
 
 
 def seconds(run: Callable[[], object], rounds: int) -> float:

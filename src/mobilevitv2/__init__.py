@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mobilevitv2.configuration import MobileViTV2Config
     from mobilevitv2.errors import MobileViTV2Error
     from mobilevitv2.image_processing import MobileViTV2ImageProcessor
+    from mobilevitv2.pictures import read_picture
     from mobilevitv2.prediction import predict
     from mobilevitv2.segmentation import MobileViTV2ForSemanticSegmentation
     from mobilevitv2.weights.records import list_records
@@ -33,6 +34,7 @@ _HOMES = {
     "create": "auto",
     "list_records": "weights.records",
     "predict": "prediction",
+    "read_picture": "pictures",
     "register": "auto",
 }
 
@@ -49,6 +51,7 @@ __all__ = [
     "create",
     "list_records",
     "predict",
+    "read_picture",
     "register",
 ]
 

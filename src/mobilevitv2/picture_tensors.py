@@ -74,12 +74,14 @@ def tensor_of(source: Any, options: dict[str, Any]) -> Tensor:
     return _rgb(picture, 1 / options["rescale_factor"] if options["do_rescale"] else 1.0) if rgb else picture
 
 
+def _native(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
+
+
 def _channels_first(source: Tensor | np.ndarray[Any, Any], given: str | None, name: str, *, any_channels: bool) -> Tensor:
     try:
         # torch warns of arrays that cannot be written to, such as those of Pillow images, and knows one byte order.
-        picture = (
-            source if isinstance(source, Tensor) else torch.from_numpy(np.require(source, source.dtype.newbyteorder("="), "CW"))
-        )
+        picture = source if isinstance(source, Tensor) else torch.from_numpy(_native(source))
     except TypeError as error:
         raise ImageError(f"{name} is no picture: the types are uint8, uint16, bool and float; convert it to uint8") from error
     if picture.ndim == 2:

@@ -1,0 +1,43 @@
+"""Turn a finished run into a checkpoint that ships with the package: fp16, the official input contract, no optimiser state.
+
+    python benchmarks/bundle.py runs/ours mobilevitv2-0.75-objects112 --resize 288 --crop 256
+
+Writes src/mobilevitv2/weights/bundled/NAME/ (config, weights, image processor); the card, README.md, is written by hand from the
+run's result.json and an evaluation of the bundled files themselves:
+
+    mobilevitv2 evaluate DATA --model NAME
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from mobilevitv2 import MobileViTV2ForImageClassification, MobileViTV2ImageProcessor
+
+BUNDLED = Path(__file__).resolve().parents[1] / "src" / "mobilevitv2" / "weights" / "bundled"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("--resize", type=int, default=288)
+    parser.add_argument("--crop", type=int, default=256)
+    arguments = parser.parse_args()
+    model = MobileViTV2ForImageClassification.from_pretrained(arguments.run / "model", dtype=torch.float32)
+    model.config.image_size = arguments.crop
+    model.config.classifier_dropout_prob = 0.0
+    folder = BUNDLED / arguments.name
+    model.half().save_pretrained(folder)
+    MobileViTV2ImageProcessor(
+        size={"shortest_edge": arguments.resize}, crop_size={"height": arguments.crop, "width": arguments.crop}
+    ).save_pretrained(folder)
+    for file in sorted(folder.iterdir()):
+        print(f"{file.stat().st_size:>10,}  {file}")
+
+
+if __name__ == "__main__":
+    main()
