@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from mobilevitv2.cli.arguments import Argument
@@ -41,7 +45,8 @@ def train(
 
     overrides = _settings(settings)
     quiet_libraries()
-    result = train_classifier(data, model=model, recipe=recipe, output=output, resume=resume, overrides=overrides)
+    with _telling():
+        result = train_classifier(data, model=model, recipe=recipe, output=output, resume=resume, overrides=overrides)
     if result.interrupted:
         note(f"interrupted after {result.steps} steps; the same command with --resume goes on (run: {result.output})")
         return INTERRUPTED
@@ -50,6 +55,28 @@ def train(
     if result.best is not None:
         say(f"the model: {result.best}; try `mobilevitv2 predict PICTURE --model {result.best}`")
     return 0
+
+
+@contextmanager
+def _telling() -> Iterator[None]:
+    """Inside, what training has to say (the check's table, where it goes on from, epochs where there is no bar) is shown."""
+    logger = logging.getLogger("mobilevitv2.train")
+    handler, level = _Told(), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(min(level or logging.INFO, logging.INFO))
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class _Told(logging.Handler):
+    """Notes on standard error as they are; warnings are the command's own to show."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if logging.INFO <= record.levelno < logging.WARNING:
+            sys.stderr.write(record.getMessage() + "\n")
 
 
 def _settings(words: list[str]) -> dict[str, str]:

@@ -4,10 +4,12 @@ device, in batches (`train/augment.py`): what crosses the bus is one byte a chan
 from __future__ import annotations
 
 import logging
-import multiprocessing
+import sys
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +43,7 @@ class TrainCrop:
     interpolation: str = "bicubic"
 
     def __call__(self, picture: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Cut, resize and perhaps mirror one picture."""
         top, left, height, width = RandomResizedCrop.get_params(picture, list(self.scale), list(self.ratio))
         box = (left, top, left + width, top + height)
         picture = picture.resize((self.size, self.size), PIL_FILTERS[self.interpolation], box=box)
@@ -57,11 +60,24 @@ class CentreCrop:
     interpolation: str = "bicubic"
 
     def __call__(self, picture: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Resize one picture and cut out its middle."""
+        picture = _without_far_ends(picture)
         scale = self.resize / min(picture.size)
         width, height = (max(self.resize, int(side * scale)) for side in picture.size)
         picture = picture.resize((width, height), PIL_FILTERS[self.interpolation])
         left, top = round((width - self.size) / 2), round((height - self.size) / 2)
         return np.asarray(picture.crop((left, top, left + self.size, top + self.size)))
+
+
+def _without_far_ends(picture: Image.Image, *, ratio: int = 8) -> Image.Image:
+    """The middle of a picture that is more than `ratio` times as long as wide: the rest would be enlarged (a picture of 20000 by 3
+    pixels to gigabytes) only to be cut off."""
+    limit = ratio * min(picture.size)
+    if max(picture.size) <= limit:
+        return picture
+    left, top = (max(0, (side - limit) // 2) for side in picture.size)
+    width, height = (min(side, limit) for side in picture.size)
+    return picture.crop((left, top, left + width, top + height))
 
 
 class PictureBatches(Dataset[dict[str, torch.Tensor]]):
@@ -149,25 +165,59 @@ class DecodedPictures:
         return np.asarray(picture)
 
 
+if sys.platform == "linux":
+    from multiprocessing.context import ForkContext, ForkProcess
+
+    class _QuietFork(ForkProcess):
+        """A forked process without Python's warning (from 3.12 on) that a process with threads was forked.
+
+        torch always has threads. The workers run Python, numpy and Pillow alone and never wait for one of the parent's threads;
+        this is how DataLoader starts its workers on Linux anyway (until Python 3.14), and only a fork sees the decoded pictures
+        without copying them.
+        """
+
+        def start(self) -> None:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
+                super().start()
+
+    class _QuietForkContext(ForkContext):
+        Process = _QuietFork
+
+
+def worker_context() -> BaseContext | None:
+    """How DataLoader's workers are started: forked on Linux; None, the platform's own way, elsewhere."""
+    return _QuietForkContext() if sys.platform == "linux" else None
+
+
 def can_share_memory() -> bool:
     """Whether worker processes see the parent's memory (fork), so that a cache is filled once and not once a worker."""
-    return multiprocessing.get_start_method() == "fork"
+    return worker_context() is not None
 
 
 class EpochBatches(Sampler[list[int]]):
     """Batches of shuffled indices for all epochs, one after another, without a pause between epochs.
 
-    Each epoch is a permutation of its own, drawn from the seed and the epoch's number; its last, smaller batch is left out.
+    Each epoch is a permutation of its own, drawn from the seed and the epoch's number; what does not fill a whole optimiser step at
+    its end is left out.
+
+    Args:
+        count: number of pictures.
+        batch_size: indices a batch.
+        epochs: how many permutations.
+        seed: draws them.
+        per_step: batches that make one optimiser step: those accumulated, on all processes.
     """
 
-    def __init__(self, count: int, batch_size: int, *, epochs: int, seed: int) -> None:
+    def __init__(self, count: int, batch_size: int, *, epochs: int, seed: int, per_step: int = 1) -> None:
         self.count, self.batch_size, self.epochs, self.seed = count, batch_size, epochs, seed
+        self.batches_per_epoch = count // (batch_size * per_step) * per_step
 
     def __len__(self) -> int:
-        return self.epochs * (self.count // self.batch_size)
+        return self.epochs * self.batches_per_epoch
 
     def __iter__(self) -> Iterator[list[int]]:
         for epoch in range(self.epochs):
             order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
-            for start in range(0, self.count - self.batch_size + 1, self.batch_size):
+            for start in range(0, self.batches_per_epoch * self.batch_size, self.batch_size):
                 yield order[start : start + self.batch_size].tolist()

@@ -58,6 +58,10 @@ class BatchAugmentation:
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, labels: Tensor, *, mixing: bool = True) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) uint8 and (B,) -> (B, 3, H, W) float32 in 0..1 and (B, classes) summing to one; perhaps in another order.
+
+        `mixing=False` leaves mixup and cutmix out.
+        """
         with torch.autocast(pixels.device.type, enabled=False):  # coordinates and sums want full precision
             return self._augment(pixels, labels, mixing=mixing)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+import shlex
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -21,6 +23,11 @@ from mobilevitv2.data.classification import ClassificationData, PictureSplit, op
 from mobilevitv2.errors import ConfigurationError, DataError, MissingDependency
 from mobilevitv2.image_processing import MobileViTV2ImageProcessor
 from mobilevitv2.train.recipe import ClassificationRecipe, load_recipe
+from mobilevitv2.train.terminal import few_host_threads, quiet_transformers
+from mobilevitv2.weights.writing import write_whole
+
+if TYPE_CHECKING:
+    from mobilevitv2.train.trainer import RecipeTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -29,18 +36,26 @@ CACHE_LIMIT = 4 * 2**30  # bytes of decoded pictures that cache: auto keeps in m
 
 @dataclass
 class TrainingResult:
-    """What a run left behind.
-
-    `metrics` are the last evaluation's, of the averaged weights; `best` the folder to load, predict with and ship.
-    """
+    """What a run left behind."""
 
     output: Path
+    """The run's folder."""
     best: Path | None
+    """The folder to load, predict with and ship: the averaged weights of the best evaluation on validation pictures, or the final
+    ones where nothing could be chosen by. None after an interruption."""
     metrics: dict[str, float]
+    """Top-1 and top-5 in percent, and the loss, of `best` on the test pictures, or on the validation pictures if there are no
+    others; after an interruption those of the last evaluation."""
     seconds: float
     steps: int
+    """Optimiser steps of the whole run, those before a resumption included."""
     interrupted: bool
     report: str = field(repr=False, default="")
+    """The table of the data check."""
+    last: Path | None = None
+    """The folder of the final averaged weights, where `best` was chosen."""
+    chosen_step: int | None = None
+    """The step after which the weights of `best` were averaged, where they were chosen."""
 
 
 def train_classifier(
@@ -57,8 +72,8 @@ def train_classifier(
 
     Args:
         data: an image folder, parquet files, a `datasets` folder or a hub id; see `open_classification_data`.
-        model: "scratch", what `from_pretrained` takes (a new classifier is put on where the classes differ), or any module that takes
-            `pixel_values` and gives an output with `logits`.
+        model: "scratch", what `from_pretrained` takes (a new classifier is put on where the classes differ), or any module that
+            takes `pixel_values` and gives an output with `logits`.
         recipe: a recipe, its name or its file.
         output: the folder; it must be empty or new unless `resume`.
         resume: go on from the folder's newest checkpoint.
@@ -66,35 +81,55 @@ def train_classifier(
         check: read every picture first and stop at data that cannot be trained on.
 
     Raises:
-        ConfigurationError: settings that do not fit.
+        ConfigurationError: settings that do not fit, a folder that is not empty or cannot be written to, a loss that is no number.
         DataError: data that cannot be trained on; the message holds the table of what is wrong.
+        OSError: the disk is full; checkpoints from before are whole.
+        MissingDependency: the packages of the extra `train`.
     """
     for name in ("accelerate", "tensorboard", "matplotlib"):
         _require(name)
-    from mobilevitv2.train.report import write_report
-
+    command = command_of(data, model=model, recipe=recipe, overrides=overrides, output=output)
     recipe = _settle(recipe, overrides)
-    folder = _prepare_folder(Path(output), resume=resume)
+    folder = _prepare_folder(Path(output), recipe, resume=resume)
     opened = open_classification_data(data, validation_fraction=recipe.validation_fraction, seed=recipe.seed)
-    train, watched, report = _checked(opened, check=check)
+    opened, report = _checked(opened, check=check)
+    assert opened.train is not None
+    watched = opened.validation or opened.test
     torch.manual_seed(recipe.seed)
-    network, processor = build_model(model, recipe, opened.classes)
-    _save_recipe(recipe, folder)
-    start = time.monotonic()
-    trainer, interrupted = _run(network, recipe, folder, train, watched, resume=resume)
-    metrics = trainer.evaluate() if watched is not None and not interrupted else {}
-    result = TrainingResult(
-        output=folder,
-        best=None if interrupted else folder / "model",
-        metrics={name.removeprefix("eval_"): value for name, value in metrics.items()},
-        seconds=time.monotonic() - start,
-        steps=trainer.state.global_step,
-        interrupted=interrupted,
-        report=report,
-    )
-    if result.best is not None and trainer.is_world_process_zero():
-        write_report(result, trainer.average.module, processor, recipe=recipe, data=opened, watched=watched)
+    with quiet_transformers():
+        network, processor = build_model(model, recipe, opened.classes)
+        _save_recipe(recipe, folder)
+        start = time.monotonic()
+        trainer, interrupted = _run(network, recipe, folder, opened.train, watched, resume=resume)
+        result = TrainingResult(
+            output=folder,
+            best=None if interrupted else folder / "model",
+            metrics=trainer.metrics,
+            seconds=time.monotonic() - start,
+            steps=trainer.state.global_step,
+            interrupted=interrupted,
+            report=report,
+        )
+        if not interrupted and trainer.is_world_process_zero():
+            _finish(result, trainer, processor, opened, command)
+    trainer.accelerator.end_training()
     return result
+
+
+def _finish(
+    result: TrainingResult, trainer: RecipeTrainer, processor: MobileViTV2ImageProcessor, data: ClassificationData, command: str
+) -> None:
+    """Write the weights, those chosen and those of the end, and the report on them."""
+    from mobilevitv2.train.checkpoints import load_best
+    from mobilevitv2.train.report import save_network, write_report
+
+    network = trainer.average.module
+    if trainer.best is not None:
+        result.last, result.chosen_step = result.output / "last", trainer.best.step
+        save_network(network, processor, result.last)
+        load_best(network, result.output / "checkpoints")
+    with few_host_threads(trainer.args.device):
+        write_report(result, network, processor, recipe=trainer.recipe, data=data, command=command)
 
 
 def build_model(
@@ -121,19 +156,19 @@ def build_model(
 
 
 def _run(
-    network: nn.Module, recipe: ClassificationRecipe, folder: Path, train: PictureSplit, watched: PictureSplit | None, *, resume: bool
-) -> tuple[Any, bool]:
+    network: nn.Module,
+    recipe: ClassificationRecipe,
+    folder: Path,
+    train: PictureSplit,
+    watched: PictureSplit | None,
+    *,
+    resume: bool,
+) -> tuple[RecipeTrainer, bool]:
     """Train to the end or to a Ctrl-C; whether it was the latter."""
     from transformers.trainer_callback import PrinterCallback
 
-    from mobilevitv2.train.trainer import (
-        MetricsFile,
-        RecipeTrainer,
-        latest_checkpoint,
-        restore_average,
-        resumable_interrupt,
-        training_arguments,
-    )
+    from mobilevitv2.train.checkpoints import latest_checkpoint
+    from mobilevitv2.train.trainer import RecipeTrainer, restore_average, resumable_interrupt, training_arguments
 
     crop = TrainCrop(recipe.image_size, recipe.crop_scale, recipe.crop_ratio, recipe.flip, recipe.interpolation)
     centre = CentreCrop(recipe.eval_crop, recipe.eval_resize, recipe.interpolation)
@@ -147,14 +182,57 @@ def _run(
         width=float(getattr(getattr(network, "config", None), "width_multiplier", recipe.width)),
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(MetricsFile(folder / "metrics.jsonl"))
     checkpoint = latest_checkpoint(folder) if resume else None
     if checkpoint is not None:
         restore_average(trainer, checkpoint)
         logger.info("going on from %s", checkpoint)
-    with resumable_interrupt(trainer) as rhythm:
+    # Each process draws mixtures of its own.
+    torch.manual_seed(recipe.seed + trainer.args.process_index)
+    with _observed(trainer, folder, checkpoint), resumable_interrupt(trainer) as rhythm, few_host_threads(trainer.args.device):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    return trainer, rhythm.interrupted
+    return trainer, rhythm.interrupted and trainer.state.global_step < trainer.state.max_steps
+
+
+@contextmanager
+def _observed(trainer: RecipeTrainer, folder: Path, checkpoint: Path | None) -> Iterator[None]:
+    """Inside, the run is written down and shown."""
+    from mobilevitv2.train.callbacks import MetricsFile, Progress, Scalars
+    from mobilevitv2.train.checkpoints import step_of
+
+    first = trainer.is_world_process_zero()
+    progress = Progress(steps_per_epoch=trainer.steps_per_epoch, epochs=trainer.recipe.epochs, show=first)
+    scalars = Scalars(folder / "tensorboard") if first else None
+    resumed_at = 0 if checkpoint is None else step_of(checkpoint)
+    trainer.add_callback(MetricsFile(folder / "metrics.jsonl", resumed_at=resumed_at, write=first))
+    trainer.add_callback(progress)
+    if scalars is not None:
+        trainer.add_callback(scalars)
+    try:
+        yield
+    finally:
+        progress.close()
+        if scalars is not None:
+            trainer.remove_callback(scalars)
+            scalars.close()
+
+
+def command_of(
+    data: str | os.PathLike[str],
+    *,
+    model: str | os.PathLike[str] | nn.Module,
+    recipe: str | os.PathLike[str] | ClassificationRecipe,
+    overrides: dict[str, str] | None,
+    output: str | os.PathLike[str],
+) -> str:
+    """The command line that does what a call of `train_classifier` does; a foreign module can only be named."""
+    start = "mobilevitv2"
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        start = f"torchrun --nproc-per-node {os.environ['WORLD_SIZE']} -m mobilevitv2"
+    settings = [f"{key}={value}" for key, value in (overrides or {}).items()]
+    words = [os.fspath(data), *settings, "--task", "classify"]
+    words += ["--model", f"<{type(model).__name__}>" if isinstance(model, nn.Module) else os.fspath(model)]
+    words += ["--recipe", str(Path(output) / "recipe.yaml") if isinstance(recipe, ClassificationRecipe) else os.fspath(recipe)]
+    return f"{start} train {shlex.join([*words, '--output', os.fspath(output)])}"
 
 
 def _settle(recipe: str | os.PathLike[str] | ClassificationRecipe, overrides: dict[str, str] | None) -> ClassificationRecipe:
@@ -165,46 +243,56 @@ def _settle(recipe: str | os.PathLike[str] | ClassificationRecipe, overrides: di
     return recipe
 
 
-def _prepare_folder(folder: Path, *, resume: bool) -> Path:
-    if folder.exists() and not resume and any(folder.iterdir()):
-        raise ConfigurationError(f"{folder} is not empty; name another output folder, or resume the run in it.")
+def _prepare_folder(folder: Path, recipe: ClassificationRecipe, *, resume: bool) -> Path:
+    from mobilevitv2.train.checkpoints import check_same_run
+    from mobilevitv2.train.trainer import is_first_process
+
+    if not is_first_process():  # it writes nothing, and the first one may have begun to
+        return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not resume and any(folder.iterdir()):
+            raise ConfigurationError(f"{folder} is not empty; name another output folder, or resume the run in it.")
         (folder / ".writable").touch()
         (folder / ".writable").unlink()
     except OSError as error:
         raise ConfigurationError(f"{folder} cannot be written to ({error.strerror}); name another output folder.") from error
+    if resume:
+        check_same_run(recipe, folder)
     return folder
 
 
-def _checked(data: ClassificationData, *, check: bool) -> tuple[PictureSplit, PictureSplit | None, str]:
-    """The pictures to train on and to watch (validation, else test), without those that cannot be read."""
+def _checked(data: ClassificationData, *, check: bool) -> tuple[ClassificationData, str]:
+    """The data without pictures that cannot be read, and the table of the check."""
     if data.train is None:
         raise DataError(f"{data.source} has no training pictures, only {', '.join(data.splits)}.")
-    watched = data.validation or data.test
     if not check:
-        return data.train, watched, ""
+        return data, ""
     report = check_classification_data(data)
+    report.raise_if_errors()  # with the table
     logger.info("%s", report.table())
-    report.raise_if_errors()
-    return report.usable(data.train), None if watched is None else report.usable(watched), report.table()
+    return replace(data, splits={name: report.usable(split) for name, split in data.splits.items()}), report.table()
 
 
 def _cache(split: PictureSplit, recipe: ClassificationRecipe, side: int) -> DecodedPictures | None:
     """Decoded pictures in memory, where the recipe and the machine allow it."""
-    if recipe.cache == "none" or (recipe.cache == "auto" and (not can_share_memory() or len(split) * side * side * 4 > CACHE_LIMIT)):
+    too_large = not can_share_memory() or len(split) * side * side * 4 > CACHE_LIMIT
+    if recipe.cache == "none" or (recipe.cache == "auto" and too_large):
         return None
     # Crops of a picture at 1.5 times the wanted side lose nothing that the smallest crops would show.
     cache = DecodedPictures(split, short_side=side * 3 // 2, threads=os.cpu_count() or 1)
-    logger.info("%d pictures of %s decoded into %.1f GB", len(split), split.name, cache.nbytes / 1e9)
+    logger.info("%d pictures of %s decoded into %.0f MB of memory", len(split), split.name, cache.nbytes / 1e6)
     return cache
 
 
 def _save_recipe(recipe: ClassificationRecipe, folder: Path) -> None:
     import yaml
 
+    from mobilevitv2.train.trainer import is_first_process
+
     values = {key: list(value) if isinstance(value, tuple) else value for key, value in recipe.to_dict().items()}
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    if is_first_process():
+        write_whole(folder / "recipe.yaml", yaml.safe_dump(values, sort_keys=False).encode())
 
 
 def _require(name: str) -> None:
@@ -212,10 +300,3 @@ def _require(name: str) -> None:
 
     if find_spec(name) is None:
         raise MissingDependency(f"Training needs {name}: pip install 'mobilevitv2[train]'.")
-
-
-def write_json(values: object, path: Path) -> None:
-    """JSON, whole or not at all."""
-    part = path.with_suffix(path.suffix + ".part")
-    part.write_text(json.dumps(values, indent=1), encoding="utf-8")
-    part.replace(path)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 class WeightAverage:
     """Exponential moving average of a model's whole state, buffers of the norms included, after every optimiser step.
 
-    average = (1 - momentum) * average + momentum * model, as in the official code. With `warmup` the momentum starts at 1 / 10 of the
-    steps taken and falls to its value, so that short runs are not averaged with their random start.
+    average = (1 - momentum) * average + momentum * model, as in the official code. With `warmup` the momentum at step n is
+    9 / (10 + n) as long as that is more: the average of about the last tenth of the steps, so that short runs are not averaged with
+    their random start.
 
     Args:
         model: what to average; the average starts as its copy, on the same device. The model must stay on that device.

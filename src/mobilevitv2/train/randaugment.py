@@ -122,7 +122,7 @@ def _sharpness(pixels: Tensor, strengths: Tensor, _: float) -> Tensor:
 
 def _posterize(pixels: Tensor, _: Tensor, strength: float) -> Tensor:
     dropped = round(4 * strength)
-    return pixels & (256 - 2**dropped)
+    return pixels.bitwise_and(256 - 2**dropped)
 
 
 def _solarize(pixels: Tensor, _: Tensor, strength: float) -> Tensor:

@@ -79,7 +79,9 @@ class ClassificationRecipe:
             if not 0 <= getattr(self, field) <= 1:
                 raise ConfigurationError(f"{field}={getattr(self, field)} must lie in 0..1.")
         if self.batch_size % self.accumulate:
-            raise ConfigurationError(f"batch_size={self.batch_size} cannot be split into accumulate={self.accumulate} equal batches.")
+            raise ConfigurationError(
+                f"batch_size={self.batch_size} cannot be split into accumulate={self.accumulate} equal batches."
+            )
         if self.eval_crop > self.eval_resize:
             raise ConfigurationError(f"eval_crop={self.eval_crop} is larger than eval_resize={self.eval_resize}.")
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:

@@ -3,37 +3,41 @@ weights, and evaluation of that average."""
 
 from __future__ import annotations
 
-import json
+import errno
 import logging
-import math
 import os
+import shutil
 import signal
-import time
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
 
-from mobilevitv2.data.batches import EpochBatches, PictureBatches
-from mobilevitv2.errors import DataError
+from mobilevitv2.data.batches import EpochBatches, PictureBatches, worker_context
+from mobilevitv2.errors import ConfigurationError, DataError
 from mobilevitv2.train.augment import BatchAugmentation, to_float
+from mobilevitv2.train.callbacks import Rhythm
+from mobilevitv2.train.checkpoints import AVERAGE_FILE, Best, best_so_far, latest_checkpoint, save_best, step_of
 from mobilevitv2.train.ema import WeightAverage
 from mobilevitv2.train.recipe import ClassificationRecipe
+from mobilevitv2.train.schedule import build_optimizer, learning_rate_factor
 
 logger = logging.getLogger(__name__)
 
-AVERAGE_FILE = "average.safetensors"
-
 
 class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
-    """Trains a classifier by a recipe. `average` holds the weights to keep.
+    """Trains a classifier by a recipe. `average` holds the running average of the weights, `metrics` the last evaluation of it;
+    where the pictures to watch are a validation split, `best` says which evaluation was the best, and its weights lie beside the
+    checkpoints. By a test split nothing is chosen.
 
     Args:
         model: takes `pixel_values`, gives an output with `logits`.
@@ -58,7 +62,11 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
     ) -> None:
         self.recipe = recipe
         self.watched = evaluation
+        self.chooses = evaluation is not None and evaluation.split.name == "validation"
+        self.best: Best | None = None
+        self.metrics: dict[str, float] = {}
         self.steps_per_epoch = max(1, len(train) // batch_size(recipe, len(train)))
+        self.peak_rate = recipe.at_width(recipe.learning_rate, width)
         self.augmentation = BatchAugmentation(
             num_labels,
             randaugment_operations=recipe.randaugment_operations,
@@ -70,23 +78,32 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
         )
         model.to(arguments.device)
         if recipe.channels_last:
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model.to(memory_format=torch.channels_last)
         self.plain_model = model
         optimizer = build_optimizer(model, recipe, width)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(recipe, width, self.steps_per_epoch))
         self.average = WeightAverage(model, momentum=recipe.ema_momentum or 1.0, warmup=recipe.ema_warmup)
         super().__init__(model, arguments, train_dataset=train, optimizers=(optimizer, schedule))
-        self.add_callback(_Rhythm(self))
+        # Our loss is a mean over the batch and wants dividing by the accumulated batches, whatever the model's forward accepts.
+        self.model_accepts_loss_kwargs = False
+        self.rhythm = Rhythm(self)
+        self.add_callback(self.rhythm)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """All epochs as one stream of batches, so that the workers never run dry between epochs."""
-        recipe, train = self.recipe, self.train_dataset
-        micro_batch = batch_size(recipe, len(train)) // recipe.accumulate
-        batches = EpochBatches(len(train), micro_batch // self.args.world_size, epochs=recipe.epochs, seed=recipe.seed)
-        return self.accelerator.prepare(make_loader(train, batches, workers=worker_count(recipe), pin=self.args.device.type == "cuda"))  # type: ignore[no-any-return]
+        recipe, train, world = self.recipe, self.train_dataset, self.args.world_size
+        step = batch_size(recipe, len(train))
+        parts = recipe.accumulate * world
+        batches = EpochBatches(len(train), step // parts, epochs=recipe.epochs, seed=recipe.seed, per_step=parts)
+        loader = make_loader(train, batches, workers=worker_count(recipe), pin=self.args.device.type == "cuda")
+        return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
 
-    def compute_loss(  # type: ignore[no-untyped-def]
-        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch=None
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Cross-entropy against the mixed labels."""
         mixing = self.state.global_step < (self.recipe.epochs - self.recipe.unmixed_epochs) * self.steps_per_epoch
@@ -100,12 +117,26 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
         if self.watched is None:
             return {}
         metrics = evaluate_batches(
-            self.average.module, self.watched, device=self.args.device, workers=worker_count(self.recipe), dtype=autocast_dtype(self.args)
+            self.average.module,
+            self.watched,
+            device=self.args.device,
+            workers=worker_count(self.recipe),
+            dtype=autocast_dtype(self.args),
         )
+        self.metrics = metrics
         named = {f"eval_{name}": value for name, value in metrics.items()}
         self.log(named)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
+        self._keep_if_best(metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
         return named
+
+    def _keep_if_best(self, metrics: dict[str, float]) -> None:
+        now = Best(metrics["top1"], metrics["loss"], self.state.global_step)
+        if self.chooses and (self.best is None or self.best.beaten_by(now)):
+            self.best = now
+            if self.is_world_process_zero():
+                with self.disk_answers(None):
+                    save_best(self.average.module, Path(self.args.output_dir), now)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Nothing: transformers would count the parameters anew at every step."""
@@ -116,63 +147,62 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
         tensors = state_dict or self.plain_model.state_dict()
         super()._save(output_dir, state_dict={name: tensor.contiguous() for name, tensor in tensors.items()})
 
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        with self.disk_answers(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
+            super()._save_checkpoint(model, trial)
+
+    @contextmanager
+    def disk_answers(self, folder: Path | None) -> Iterator[None]:
+        """Inside, a full or failing disk ends the run with what to do about it, and the half-written checkpoint is removed.
+
+        Raises:
+            OSError: with the reason, and the checkpoint to go on from.
+        """
+        try:
+            yield
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors report a full disk in their own ways
+            if isinstance(error, RuntimeError) and not any(
+                name in str(error) for name in ("PytorchStreamWriter", "inline_container")
+            ):
+                raise
+            where = folder or Path(self.args.output_dir)
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+            whole = latest_checkpoint(Path(self.args.output_dir).parent)
+            go_on = "start again" if whole is None else f"resume, which goes on from step {step_of(whole)}"
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            remedy = (
+                "free some space"
+                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+                else "see to the disk"
+            )
+            raise OSError(
+                f"{where} could not be written at step {self.state.global_step} ({reason}); {remedy}, then {go_on}"
+            ) from error
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        # The checkpoint's base rates would silently win over a learning rate or decay that was changed for going on.
+        decays = [group["weight_decay"] for group in self.optimizer.param_groups]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        self.lr_scheduler.base_lrs = [self.peak_rate] * len(decays)
+        factor = self.lr_scheduler.lr_lambdas[0](self.lr_scheduler.last_epoch)
+        for group, decay in zip(self.optimizer.param_groups, decays, strict=True):
+            group.update(initial_lr=self.peak_rate, lr=self.peak_rate * factor, weight_decay=decay)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs count epochs of the data, not of the one long stream."""
         self.state.epoch = self.state.global_step / self.steps_per_epoch
         super().log(logs, start_time)
 
 
-class _Rhythm(TrainerCallback):  # type: ignore[misc]
-    """When to average, evaluate and save; and a first Ctrl-C that ends the run with a checkpoint."""
-
-    def __init__(self, trainer: RecipeTrainer) -> None:
-        self.trainer = trainer
-        self.interrupted = False
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
-        trainer, recipe = self.trainer, self.trainer.recipe
-        trainer.average.update()
-        done = state.global_step >= state.max_steps
-        if state.global_step % trainer.steps_per_epoch == 0:
-            epoch = state.global_step // trainer.steps_per_epoch
-            control.should_evaluate = trainer.watched is not None and (epoch % recipe.eval_every == 0 or done)
-            control.should_save = epoch % recipe.save_every == 0 or done
-        if self.interrupted:
-            control.should_save = control.should_training_stop = True
-        return control
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        # Written last: a checkpoint without it was cut off and is not resumed from.
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if state.is_world_process_zero and folder.is_dir():
-            tensors = {name: tensor.contiguous() for name, tensor in self.trainer.average.module.state_dict().items()}
-            save_file(tensors, folder / f"{AVERAGE_FILE}.part", metadata={"steps": str(self.trainer.average.steps)})
-            os.replace(folder / f"{AVERAGE_FILE}.part", folder / AVERAGE_FILE)
-
-
-class MetricsFile(TrainerCallback):  # type: ignore[misc]
-    """Every log line as one JSON line, with the wall time since the run's start."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.start = path, time.monotonic()
-
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **_: Any) -> None:
-        if state.is_world_process_zero and logs:
-            line = {"step": state.global_step, "seconds": round(time.monotonic() - self.start, 1), **logs}
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-
-
 def training_arguments(recipe: ClassificationRecipe, output: Path, *, count: int) -> TrainingArguments:
     """The recipe in transformers' words, for `count` training pictures."""
     steps_per_epoch = max(1, count // batch_size(recipe, count))
     cuda = torch.cuda.is_available()
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output / "tensorboard"))
     arguments = TrainingArguments(
         output_dir=str(output / "checkpoints"),
         max_steps=recipe.epochs * steps_per_epoch,
-        per_device_train_batch_size=max(1, batch_size(recipe, count) // recipe.accumulate // world),
+        per_device_train_batch_size=max(1, batch_size(recipe, count) // recipe.accumulate // world_size()),
         gradient_accumulation_steps=recipe.accumulate,
         max_grad_norm=recipe.clip_grad_norm,
         bf16=recipe.precision == "bf16" or (recipe.precision == "auto" and cuda and torch.cuda.is_bf16_supported()),
@@ -183,7 +213,8 @@ def training_arguments(recipe: ClassificationRecipe, output: Path, *, count: int
         save_strategy="no",  # the recipe's rhythm says when
         eval_strategy="no",
         save_total_limit=2,
-        report_to=["tensorboard"],
+        report_to=[],  # our own callbacks write the logs
+        disable_tqdm=True,
         remove_unused_columns=False,
         seed=recipe.seed,
         ddp_find_unused_parameters=False,
@@ -194,15 +225,41 @@ def training_arguments(recipe: ClassificationRecipe, output: Path, *, count: int
 
 
 def batch_size(recipe: ClassificationRecipe, count: int) -> int:
-    """The recipe's batch, or the largest whole number of accumulated batches that `count` pictures fill."""
-    if count < recipe.accumulate:
-        raise DataError(f"{count} training pictures are too few for accumulate={recipe.accumulate} batches a step.")
-    return min(recipe.batch_size, count // recipe.accumulate * recipe.accumulate)
+    """Pictures an optimiser step: the recipe's batch, or the largest that `count` pictures fill and that can be divided alike.
+
+    Raises:
+        ConfigurationError: the batch cannot be divided among the processes.
+        DataError: too few pictures for one in each part.
+    """
+    parts = recipe.accumulate * world_size()
+    if recipe.batch_size % parts:
+        raise ConfigurationError(
+            f"batch_size={recipe.batch_size} cannot be divided into accumulate={recipe.accumulate} batches on each of "
+            f"{world_size()} processes; use a multiple of {parts}."
+        )
+    if count < parts:
+        raise DataError(
+            f"{count} training pictures are too few for accumulate={recipe.accumulate} batches a step on {world_size()} processes."
+        )
+    return min(recipe.batch_size, count // parts * parts)
+
+
+def world_size() -> int:
+    """Processes that train together, as torchrun and accelerate tell it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def worker_count(recipe: ClassificationRecipe) -> int:
     """Decoding processes: the recipe's number, or one a core and at most 16."""
-    return recipe.workers if recipe.workers >= 0 else min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    if recipe.workers >= 0:
+        return recipe.workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(16, cores)
 
 
 def make_loader(pictures: PictureBatches, batches: Any, *, workers: int, pin: bool) -> DataLoader[Any]:
@@ -214,45 +271,12 @@ def make_loader(pictures: PictureBatches, batches: Any, *, workers: int, pin: bo
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_leave_interrupts_to_parent,
+        multiprocessing_context=worker_context() if workers else None,
     )
 
 
 def _leave_interrupts_to_parent(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the workers too
-
-
-def build_optimizer(model: nn.Module, recipe: ClassificationRecipe, width: float) -> torch.optim.Optimizer:
-    """AdamW or SGD; one-dimensional parameters (norms, biases) do not decay."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.at_width(recipe.weight_decay, width)},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    rate = recipe.at_width(recipe.learning_rate, width)
-    fused = all(p.is_cuda for p in parameters)
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.999), fused=fused)
-    return torch.optim.SGD(groups, lr=rate, momentum=0.9, fused=fused)
-
-
-def learning_rate_factor(recipe: ClassificationRecipe, width: float, steps_per_epoch: int) -> Callable[[int], float]:
-    """Share of the peak rate at each optimiser step: linear warm-up, then cosine down to the lowest rate, or constant."""
-    peak, lowest = recipe.at_width(recipe.learning_rate, width), recipe.at_width(recipe.min_learning_rate, width)
-    total = recipe.epochs * steps_per_epoch
-
-    def factor(step: int) -> float:
-        if step < recipe.warmup_steps:
-            start = recipe.warmup_learning_rate / peak
-            return start + (1 - start) * step / recipe.warmup_steps
-        if recipe.schedule == "constant":
-            return 1.0
-        if recipe.schedule_per_epoch:
-            progress = (step // steps_per_epoch) / recipe.epochs
-        else:
-            progress = (step - recipe.warmup_steps) / max(1, total - recipe.warmup_steps)
-        return (lowest + (peak - lowest) * (1 + math.cos(math.pi * min(1.0, progress))) / 2) / peak
-
-    return factor
 
 
 def autocast_dtype(arguments: TrainingArguments) -> torch.dtype | None:
@@ -277,31 +301,29 @@ def evaluate_batches(
     return {"top1": 100 * top1, "top5": 100 * top5, "loss": loss}
 
 
-def latest_checkpoint(output: Path) -> Path | None:
-    """The newest whole checkpoint of a run, if there is one."""
-    found = [path.parent for path in (output / "checkpoints").glob(f"checkpoint-*/{AVERAGE_FILE}")]
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
 def restore_average(trainer: RecipeTrainer, checkpoint: Path) -> None:
-    """Bring the averaged weights back to where the checkpoint has them."""
+    """Bring the averaged weights, and the best so far, back to where the checkpoint has them."""
     trainer.average.module.load_state_dict(load_file(checkpoint / AVERAGE_FILE))
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     trainer.average.steps = state.global_step
+    if trainer.chooses:
+        trainer.best = best_so_far(checkpoint.parent)
 
 
 @contextmanager
-def resumable_interrupt(trainer: RecipeTrainer) -> Iterator[_Rhythm]:
+def resumable_interrupt(trainer: RecipeTrainer) -> Iterator[Rhythm]:
     """The first Ctrl-C ends the run after the current step, with a checkpoint; a second one ends it at once."""
-    rhythm = next(c for c in trainer.callback_handler.callbacks if isinstance(c, _Rhythm))
+    if threading.current_thread() is not threading.main_thread():  # only the main thread is told of signals
+        yield trainer.rhythm
+        return
 
     def on_signal(number: int, frame: Any) -> None:
         logger.warning("stopping after this step; a second Ctrl-C stops at once")
-        rhythm.interrupted = True
+        trainer.rhythm.interrupted = True
         signal.signal(signal.SIGINT, previous)
 
     previous = signal.signal(signal.SIGINT, on_signal)
     try:
-        yield rhythm
+        yield trainer.rhythm
     finally:
         signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,1 @@
+"""Training: recipes, batches augmented on the device, averaged weights, and what a run leaves behind."""
