@@ -42,11 +42,14 @@ def train(
     """
     from mobilevitv2.cli.quiet import quiet_libraries
     from mobilevitv2.train.classify import train_classifier
+    from mobilevitv2.train.processes import is_first_process
 
     overrides = _settings(settings)
     quiet_libraries()
     with _telling():
         result = train_classifier(data, model=model, recipe=recipe, output=output, resume=resume, overrides=overrides)
+    if not is_first_process():
+        return INTERRUPTED if result.interrupted else 0
     if result.interrupted:
         note(f"interrupted after {result.steps} steps; the same command with --resume goes on (run: {result.output})")
         return INTERRUPTED

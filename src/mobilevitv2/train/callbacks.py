@@ -65,8 +65,8 @@ class Rhythm(TrainerCallback):  # type: ignore[misc]  # transformers ships no ty
         what = f"the loss is {logs['loss']}" if not math.isfinite(logs["loss"]) else f"the gradients' norm is {norm}"
         raise ConfigurationError(
             f"{what} at step {state.global_step} (looked at over steps {first} to {state.global_step}); training stopped. Try a "
-            f"lower learning_rate (now {self.trainer.peak_rate:g}), more warmup_steps, or precision=fp32. Checkpoints from before are "
-            "whole and can be resumed from."
+            f"lower learning_rate (now {self.trainer.peak_rate:g}), more warmup_steps, or precision=fp32. Checkpoints from before "
+            "are whole and can be resumed from."
         )
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

@@ -22,6 +22,7 @@ from mobilevitv2.data.checks import check_classification_data
 from mobilevitv2.data.classification import ClassificationData, PictureSplit, open_classification_data
 from mobilevitv2.errors import ConfigurationError, DataError, MissingDependency
 from mobilevitv2.image_processing import MobileViTV2ImageProcessor
+from mobilevitv2.train.processes import is_first_process, world_size
 from mobilevitv2.train.recipe import ClassificationRecipe, load_recipe
 from mobilevitv2.train.terminal import few_host_threads, quiet_transformers
 from mobilevitv2.weights.writing import write_whole
@@ -185,7 +186,8 @@ def _run(
     checkpoint = latest_checkpoint(folder) if resume else None
     if checkpoint is not None:
         restore_average(trainer, checkpoint)
-        logger.info("going on from %s", checkpoint)
+        if is_first_process():
+            logger.info("going on from %s", checkpoint)
     # Each process draws mixtures of its own.
     torch.manual_seed(recipe.seed + trainer.args.process_index)
     with _observed(trainer, folder, checkpoint), resumable_interrupt(trainer) as rhythm, few_host_threads(trainer.args.device):
@@ -226,8 +228,8 @@ def command_of(
 ) -> str:
     """The command line that does what a call of `train_classifier` does; a foreign module can only be named."""
     start = "mobilevitv2"
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        start = f"torchrun --nproc-per-node {os.environ['WORLD_SIZE']} -m mobilevitv2"
+    if world_size() > 1:
+        start = f"torchrun --nproc-per-node {world_size()} -m mobilevitv2"
     settings = [f"{key}={value}" for key, value in (overrides or {}).items()]
     words = [os.fspath(data), *settings, "--task", "classify"]
     words += ["--model", f"<{type(model).__name__}>" if isinstance(model, nn.Module) else os.fspath(model)]
@@ -245,7 +247,6 @@ def _settle(recipe: str | os.PathLike[str] | ClassificationRecipe, overrides: di
 
 def _prepare_folder(folder: Path, recipe: ClassificationRecipe, *, resume: bool) -> Path:
     from mobilevitv2.train.checkpoints import check_same_run
-    from mobilevitv2.train.trainer import is_first_process
 
     if not is_first_process():  # it writes nothing, and the first one may have begun to
         return folder
@@ -270,7 +271,8 @@ def _checked(data: ClassificationData, *, check: bool) -> tuple[ClassificationDa
         return data, ""
     report = check_classification_data(data)
     report.raise_if_errors()  # with the table
-    logger.info("%s", report.table())
+    if is_first_process():
+        logger.info("%s", report.table())
     return replace(data, splits={name: report.usable(split) for name, split in data.splits.items()}), report.table()
 
 
@@ -281,14 +283,13 @@ def _cache(split: PictureSplit, recipe: ClassificationRecipe, side: int) -> Deco
         return None
     # Crops of a picture at 1.5 times the wanted side lose nothing that the smallest crops would show.
     cache = DecodedPictures(split, short_side=side * 3 // 2, threads=os.cpu_count() or 1)
-    logger.info("%d pictures of %s decoded into %.0f MB of memory", len(split), split.name, cache.nbytes / 1e6)
+    if is_first_process():
+        logger.info("%d pictures of %s decoded into %.0f MB of memory", len(split), split.name, cache.nbytes / 1e6)
     return cache
 
 
 def _save_recipe(recipe: ClassificationRecipe, folder: Path) -> None:
     import yaml
-
-    from mobilevitv2.train.trainer import is_first_process
 
     values = {key: list(value) if isinstance(value, tuple) else value for key, value in recipe.to_dict().items()}
     if is_first_process():

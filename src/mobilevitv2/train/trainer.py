@@ -28,6 +28,7 @@ from mobilevitv2.train.augment import BatchAugmentation, to_float
 from mobilevitv2.train.callbacks import Rhythm
 from mobilevitv2.train.checkpoints import AVERAGE_FILE, Best, best_so_far, latest_checkpoint, save_best, step_of
 from mobilevitv2.train.ema import WeightAverage
+from mobilevitv2.train.processes import world_size
 from mobilevitv2.train.recipe import ClassificationRecipe
 from mobilevitv2.train.schedule import build_optimizer, learning_rate_factor
 
@@ -215,11 +216,17 @@ def training_arguments(recipe: ClassificationRecipe, output: Path, *, count: int
         save_total_limit=2,
         report_to=[],  # our own callbacks write the logs
         disable_tqdm=True,
+        use_cpu=not torch.accelerator.is_available(),  # not told so, several processes without a device would each train alone
         remove_unused_columns=False,
         seed=recipe.seed,
         ddp_find_unused_parameters=False,
         accelerator_config={"non_blocking": True, "split_batches": False},
     )
+    if arguments.world_size != world_size():
+        raise ConfigurationError(
+            f"WORLD_SIZE={world_size()} is set, but {arguments.world_size} processes found each other; start them with torchrun or "
+            "accelerate launch, or unset it."
+        )
     arguments._n_gpu = min(1, arguments.n_gpu)  # one process a device: never torch's DataParallel over the devices in sight
     return arguments
 
@@ -242,16 +249,6 @@ def batch_size(recipe: ClassificationRecipe, count: int) -> int:
             f"{count} training pictures are too few for accumulate={recipe.accumulate} batches a step on {world_size()} processes."
         )
     return min(recipe.batch_size, count // parts * parts)
-
-
-def world_size() -> int:
-    """Processes that train together, as torchrun and accelerate tell it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def is_first_process() -> bool:
-    """Whether this process is the one that writes."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def worker_count(recipe: ClassificationRecipe) -> int:
