@@ -24,19 +24,28 @@ class WeightAverage:
     def __init__(self, model: nn.Module, *, momentum: float, warmup: bool = False) -> None:
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
         self.momentum, self.warmup, self.steps = momentum, warmup, 0
-        # Found once: walking the module tree at every step would take longer than the arithmetic.
-        self._floats = _tensors(self.module, floating=True), _tensors(model, floating=True)
-        self._counters = _tensors(self.module, floating=False), _tensors(model, floating=False)
+        self._model = model
+        self._pairs: tuple[_Pair, _Pair] | None = None
 
     @torch.no_grad()
     def update(self) -> None:
         """Take in the model's state after an optimiser step."""
         self.steps += 1
         share = max(self.momentum, 9 / (10 + self.steps)) if self.warmup else self.momentum
-        torch._foreach_lerp_(*self._floats, share)
-        if self._counters[0]:
-            torch._foreach_copy_(*self._counters)
+        if self._pairs is None:
+            # Found once: walking the module tree at every step would take longer than the arithmetic. And only now: wrapping a model
+            # for several processes can give its parameters new memory.
+            self._pairs = _pair(self.module, self._model, floating=True), _pair(self.module, self._model, floating=False)
+        floats, counters = self._pairs
+        torch._foreach_lerp_(*floats, share)
+        if counters[0]:
+            torch._foreach_copy_(*counters)
 
 
-def _tensors(model: nn.Module, *, floating: bool) -> list[Tensor]:
-    return [t.detach() for t in (*model.parameters(), *model.buffers()) if t.is_floating_point() == floating]
+_Pair = tuple[list[Tensor], list[Tensor]]
+
+
+def _pair(average: nn.Module, model: nn.Module, *, floating: bool) -> _Pair:
+    """Tensors of the average, and those of the model in the same order."""
+    found = [[t for t in (*m.parameters(), *m.buffers()) if t.is_floating_point() == floating] for m in (average, model)]
+    return found[0], found[1]
