@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from mobilevitv2 import MobileViTV2ForImageClassification, MobileViTV2ImageProcessor
 
@@ -31,7 +32,11 @@ def main() -> None:
     model.config.image_size = arguments.crop
     model.config.classifier_dropout_prob = 0.0
     folder = BUNDLED / arguments.name
-    model.half().save_pretrained(folder)
+    model.save_pretrained(folder)
+    # Stored in half, loaded in full: config.json keeps float32, which is what transformers then gives.
+    weights = folder / "model.safetensors"
+    tensors = {name: t.half() if t.is_floating_point() else t for name, t in load_file(weights).items()}
+    save_file(tensors, weights, metadata={"format": "pt"})
     MobileViTV2ImageProcessor(
         size={"shortest_edge": arguments.resize}, crop_size={"height": arguments.crop, "width": arguments.crop}
     ).save_pretrained(folder)
