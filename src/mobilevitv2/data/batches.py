@@ -76,8 +76,8 @@ def _without_far_ends(picture: Image.Image, *, ratio: int = 8) -> Image.Image:
     if max(picture.size) <= limit:
         return picture
     left, top = (max(0, (side - limit) // 2) for side in picture.size)
-    width, height = (min(side, limit) for side in picture.size)
-    return picture.crop((left, top, left + width, top + height))
+    width, height = picture.size
+    return picture.crop((left, top, width - left, height - top))  # as much from both ends: the middle stays the middle
 
 
 class PictureBatches(Dataset[dict[str, torch.Tensor]]):

@@ -33,8 +33,8 @@ class WeightAverage:
         self.steps += 1
         share = max(self.momentum, 9 / (10 + self.steps)) if self.warmup else self.momentum
         if self._pairs is None:
-            # Found once: walking the module tree at every step would take longer than the arithmetic. And only now: wrapping a model
-            # for several processes can give its parameters new memory.
+            # Found once: walking the module tree at every step would take longer than the arithmetic. And only now: wrapping a
+            # model for several processes can give its parameters new memory.
             self._pairs = _pair(self.module, self._model, floating=True), _pair(self.module, self._model, floating=False)
         floats, counters = self._pairs
         torch._foreach_lerp_(*floats, share)

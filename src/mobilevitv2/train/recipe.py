@@ -82,10 +82,21 @@ class ClassificationRecipe:
             raise ConfigurationError(
                 f"batch_size={self.batch_size} cannot be split into accumulate={self.accumulate} equal batches."
             )
+        self._check_numbers()
         if self.eval_crop > self.eval_resize:
             raise ConfigurationError(f"eval_crop={self.eval_crop} is larger than eval_resize={self.eval_resize}.")
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise ConfigurationError(f"crop_scale={self.crop_scale} must be two rising shares of the area in 0..1.")
+
+    def _check_numbers(self) -> None:
+        for rate in self.learning_rate.values() if isinstance(self.learning_rate, dict) else [self.learning_rate]:
+            if not 0 < rate < float("inf"):
+                raise ConfigurationError(f"learning_rate={rate} must be a positive number.")
+        for field in ("mixup", "cutmix", "clip_grad_norm", "warmup_steps", "randaugment_operations", "unmixed_epochs"):
+            if not getattr(self, field) >= 0:
+                raise ConfigurationError(f"{field}={getattr(self, field)} must be 0 or more.")
+        if not 0 <= self.randaugment_magnitude <= 30:
+            raise ConfigurationError(f"randaugment_magnitude={self.randaugment_magnitude} must lie in 0..30.")
 
     def at_width(self, value: float | ByWidth, width: float) -> float:
         """A number that may depend on the width: that of the nearest width in the table."""
