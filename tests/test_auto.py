@@ -19,6 +19,7 @@ import mobilevitv2
 from mobilevitv2.backbone import MobileViTV2Backbone, MobileViTV2Model
 from mobilevitv2.classification import MobileViTV2ForImageClassification
 from mobilevitv2.configuration import MobileViTV2Config
+from mobilevitv2.errors import ConfigurationError
 from mobilevitv2.image_processing import MobileViTV2ImageProcessor
 from mobilevitv2.segmentation import MobileViTV2ForSemanticSegmentation
 
@@ -147,3 +148,18 @@ def test_image_segmentation_pipeline(tmp_path: Path, cat_photo: Path) -> None:
     assert all(answer["mask"].size == size for answer in answers)
     covered = sum(sum(answer["mask"].histogram()[1:]) for answer in answers)
     assert covered == size[0] * size[1]  # each pixel has one class
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "without config.json"),
+        ('{"model_type": "vit"}', "'vit' model"),
+        ('{"architecture": "mobilevitv2_050", "num_classes": 7}', "name the weights file itself"),
+    ],
+)
+def test_create_says_what_a_folder_is_that_holds_no_model_of_ours(tmp_path: Path, content: str | None, told: str) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ConfigurationError, match=told):
+        mobilevitv2.create(tmp_path)

@@ -12,7 +12,7 @@ from transformers.backbone_utils import BackboneMixin
 
 from mobilevitv2.backbone import MobileViTV2Backbone, MobileViTV2Model
 from mobilevitv2.classification import MobileViTV2ForImageClassification
-from mobilevitv2.errors import ImageError
+from mobilevitv2.errors import ConfigurationError, ImageError
 
 ALL_STAGES = ["stem", "stage1", "stage2", "stage3", "stage4", "stage5"]
 
@@ -191,3 +191,10 @@ def test_backbone_learns_under_checkpointing() -> None:
     checkpoint_activations(model)
     model(pictures(2)).feature_maps[0].sum().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_saving_where_a_file_is_says_so(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(ConfigurationError, match="is a file"):
+        MobileViTV2Model(small_config()).save_pretrained(tmp_path / "taken")
+    assert (tmp_path / "taken").read_text() == "mine"

@@ -22,6 +22,7 @@ from mobilevitv2 import MobileViTV2Config, MobileViTV2ForImageClassification, Mo
 from mobilevitv2.cli import VERBS, main
 from mobilevitv2.cli.arguments import arguments_of, parser_of
 from mobilevitv2.errors import DataError
+from mobilevitv2.weights import Architecture, expected_shapes
 
 
 @pytest.fixture(scope="module")
@@ -408,6 +409,24 @@ def test_info_of_a_folder_and_a_file(model: str, tmp_path: Path, capsys: pytest.
     assert capsys.readouterr().out == f"{tmp_path / 'x.safetensors'}\n"
     assert main(["info", str(tmp_path / "x.safetensors")]) == 0
     assert "LABEL_0" in capsys.readouterr().out
+
+
+def detector(folder: Path) -> Path:
+    shapes = expected_shapes(Architecture(task="detect", head="ssdlite", width=0.5, num_labels=81))
+    torch.save({name: torch.zeros(shape) for name, shape in shapes.items()}, folder / "detector.pt")
+    return folder / "detector.pt"
+
+
+def test_info_of_a_detectors_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(detector(tmp_path))]) == 0
+    shown = capsys.readouterr().out
+    assert "task          detect" in shown
+    assert "2,035,395" in shown
+
+
+def test_predict_says_that_a_file_is_a_detector(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", str(pictures), "--model", str(detector(tmp_path))]) == 2
+    assert "weights of a detector" in capsys.readouterr().err
 
 
 def test_convert_there_and_back_answers_the_same(

@@ -10,7 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from mobilevitv2 import MobileViTV2Config, MobileViTV2ForImageClassification, MobileViTV2ImageProcessor
+from mobilevitv2 import (
+    MobileViTV2Config,
+    MobileViTV2ForImageClassification,
+    MobileViTV2ForSemanticSegmentation,
+    MobileViTV2ImageProcessor,
+)
 from mobilevitv2.contract import default_model, load_model, load_processor, name_classes, resolve, seen_box
 from mobilevitv2.errors import ConfigurationError, DownloadError
 from mobilevitv2.weights import list_records
@@ -144,3 +149,11 @@ def test_the_seen_box_without_crop_and_beyond_the_sides() -> None:
     assert seen_box((100, 300), unresized) == (-78, 22, 178, 278)
     stretched = MobileViTV2ImageProcessor(size={"height": 256, "width": 256})
     assert seen_box((100, 300), stretched) == (0, 0, 100, 300)
+
+
+def test_a_segmentation_file_sees_the_whole_picture(tmp_path: Path) -> None:
+    model = MobileViTV2ForSemanticSegmentation(MobileViTV2Config(width_multiplier=0.5, num_labels=21, output_stride=16))
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    _, processor = load_model(tmp_path / "model.pt")
+    assert not processor.do_center_crop
+    assert (processor.size["height"], processor.size["width"]) == (512, 512)

@@ -618,3 +618,8 @@ def test_home_folder_is_expanded(album: Path, monkeypatch: pytest.MonkeyPatch) -
     quadrants().save(album / "~draft.png")
     monkeypatch.chdir(album)
     assert read_picture("~draft.png").size == (16, 16)
+
+
+def test_addresses_of_other_kinds_are_named_as_such() -> None:
+    with pytest.raises(ImageError, match="kind that is not fetched"):
+        find_pictures(["ftp://example.org/cat.jpg"])

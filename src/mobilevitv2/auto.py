@@ -36,6 +36,8 @@ def task_class(task: str) -> type[MobileViTV2PreTrainedModel]:
         "segment": MobileViTV2ForSemanticSegmentation,
         "backbone": MobileViTV2Model,
     }
+    if task == "detect":
+        raise ConfigurationError("these are weights of a detector, which has no model class here; task='backbone' takes its trunk.")
     if task not in classes:
         raise ConfigurationError(f"task={task!r} is unknown; use one of {', '.join(TASK_NAMES)}.")
     return classes[task]
@@ -67,7 +69,7 @@ def told_task(source: str | os.PathLike[str]) -> str:
     """The task that a source's record, weights or `config.json` tell.
 
     Raises:
-        ConfigurationError: a folder or hub id whose configuration names no class of ours.
+        ConfigurationError: a folder or hub id whose configuration is of another model, or names no class of ours.
     """
     from mobilevitv2.loading import find_record
     from mobilevitv2.weights import identify, read_state_dict
@@ -79,7 +81,15 @@ def told_task(source: str | os.PathLike[str]) -> str:
         return identify(read_state_dict(Path(source))).task
     from transformers import PreTrainedConfig
 
+    if os.path.isdir(source) and not Path(source, "config.json").is_file():
+        raise ConfigurationError(f"{source} is a folder without config.json, so no model; name its weights file if it holds one.")
     values, _ = PreTrainedConfig.get_config_dict(os.fspath(source))
+    kind = values.get("model_type", "mobilevitv2" if "architectures" in values else None)
+    if kind != "mobilevitv2":
+        raise ConfigurationError(
+            f"{source}: config.json is of {'an unnamed' if kind is None else f'a {kind!r}'} model, not of a MobileViTV2; where the "
+            "weights are one all the same, as in timm's folders, name the weights file itself."
+        )
     for architecture in values.get("architectures") or []:
         for ending, task in ARCHITECTURE_ENDINGS.items():
             if architecture.endswith(ending):

@@ -136,6 +136,16 @@ class MobileViTV2PreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # tran
         check_folder(info, source, resize=resize)
         return cast(Self, (model, info) if with_info else model)
 
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """transformers' `save_pretrained`, which would log a line and return where `save_directory` is a file.
+
+        Raises:
+            ConfigurationError: the folder is a file.
+        """
+        if os.path.isfile(save_directory):
+            raise ConfigurationError(f"{os.fspath(save_directory)} is a file; name a folder to save the model in.")
+        super().save_pretrained(save_directory, *args, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """The official start: Kaiming normal (fan out) convolutions, truncated normal linear layers, norms at one and zero."""

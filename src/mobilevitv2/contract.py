@@ -79,7 +79,7 @@ def load_model(source: Source, *, task: str | None = None) -> tuple[MobileViTV2P
     source = resolve(source)
     with reading(source):
         model = create(source, task=task, dtype=torch.float32)
-        processor = load_processor(source, model.config)
+        processor = load_processor(source, model.config, task=model.task)
     name_classes(model.config, source)
     return model, processor
 
@@ -101,12 +101,13 @@ def reading(source: Source) -> Iterator[None]:
         ) from error
 
 
-def load_processor(source: Source, config: MobileViTV2Config) -> MobileViTV2ImageProcessor:
+def load_processor(source: Source, config: MobileViTV2Config, *, task: str = "classify") -> MobileViTV2ImageProcessor:
     """The image processor of a source: its own `preprocessor_config.json`, its record's contract, or the official validation's.
 
     Args:
         source: as `resolve` gives it.
         config: of the source's model; says the size where nothing else does.
+        task: of the source's model. The official validation crops for classification; for segmentation it takes the whole picture.
     """
     from mobilevitv2.image_processing import MobileViTV2ImageProcessor
     from mobilevitv2.loading import find_record
@@ -120,6 +121,8 @@ def load_processor(source: Source, config: MobileViTV2Config) -> MobileViTV2Imag
     elif not os.path.isfile(place):  # a complete folder, or a hub id
         loaded: MobileViTV2ImageProcessor = MobileViTV2ImageProcessor.from_pretrained(place)
         return loaded
+    if task == "segment":
+        return _processor(config.input_size, None, bgr=False)
     crop = min(config.input_size)
     return _processor(round(crop * RESIZE_OVER_CROP.get(crop, USUAL_RESIZE_OVER_CROP)), crop, bgr=False)
 

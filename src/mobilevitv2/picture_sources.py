@@ -53,6 +53,7 @@ def _pictures_of(source: str) -> list[str]:
         raise ImageError("an empty path names no picture: pass a file, folder, glob or URL")
     if is_url(source):
         return [source]
+    _refuse_other_addresses(source)
     path = _expanded(source)
     if os.path.isdir(path):
         return _pictures_in(path)
@@ -181,10 +182,14 @@ def opened(source: Any) -> Iterator[tuple[IO[bytes], str]]:
         )
 
 
-@contextmanager
-def _file(path: str) -> Iterator[IO[bytes]]:
+def _refuse_other_addresses(path: str) -> None:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
         raise ImageError(f"{path} is an address of a kind that is not fetched: use http:, https: or data:, or download it first")
+
+
+@contextmanager
+def _file(path: str) -> Iterator[IO[bytes]]:
+    _refuse_other_addresses(path)
     try:
         stream = _expanded(path).open("rb")  # opening alone may fail in these ways
     except FileNotFoundError:

@@ -248,8 +248,8 @@ def open_task(
         loaded = model
     if loaded.task not in TASKS:
         raise ConfigurationError(
-            f"the model is of task {loaded.task!r}, which predict does not answer for; it knows {', '.join(TASKS)}. "
-            "Pass task='classify' to use weights as a classifier."
+            f"the model is of task {loaded.task!r}, which predict does not answer for; it knows {', '.join(TASKS)}: "
+            "choose a model of that task."
         )
     if processor is None:
         from mobilevitv2.image_processing import MobileViTV2ImageProcessor

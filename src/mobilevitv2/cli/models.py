@@ -97,13 +97,20 @@ def model_facts(source: str) -> dict[str, Any]:
     with reading(place):
         task = told_task(place)
         facts["task"] = task
-        if task not in TASK_NAMES:  # known by record alone
-            return facts
+        if task not in TASK_NAMES:  # no class builds it; the record or the names and shapes of the file say what is known
+            return facts if record is not None else facts | _file_facts(place)
         options = {"use_auxiliary_head": False} if task == "segment" else {}  # it works in training only
         with torch.device("meta"):
             model = create(place, task=task, pretrained=False, **options)
         name_classes(model.config, place)
-        return facts | _model_facts(model) | _input_facts(load_processor(place, model.config))
+        return facts | _model_facts(model) | _input_facts(load_processor(place, model.config, task=task))
+
+
+def _file_facts(source: str | os.PathLike[str]) -> dict[str, Any]:
+    from mobilevitv2.weights import expected_shapes, identify, parameter_count, read_state_dict
+
+    found = identify(read_state_dict(source))
+    return {"width": found.width, "parameters": parameter_count(expected_shapes(found))}
 
 
 def _model_facts(model: MobileViTV2PreTrainedModel) -> dict[str, Any]:
@@ -140,7 +147,8 @@ def _input_facts(processor: MobileViTV2ImageProcessor) -> dict[str, Any]:
 def _described(facts: dict[str, Any]) -> str:
     """The facts as lines of two columns."""
     rows = [("name", facts["name"]), ("task", facts["task"]), ("width", f"{facts['width']:g}" if "width" in facts else "")]
-    rows.append(("parameters", f"{facts['parameters']:,}"))
+    if "parameters" in facts:
+        rows.append(("parameters", f"{facts['parameters']:,}"))
     if "operations" in facts:
         counts = facts["operations"]
         rows.append(
