@@ -41,6 +41,7 @@ def main() -> None:
         size={"shortest_edge": arguments.resize}, crop_size={"height": arguments.crop, "width": arguments.crop}
     ).save_pretrained(folder)
     for file in sorted(folder.iterdir()):
+        file.chmod(0o644)  # temporary files, which some libraries write first, are for their owner alone
         print(f"{file.stat().st_size:>10,}  {file}")
 
 

@@ -45,10 +45,8 @@ def main() -> None:
             optimizer.zero_grad()
             right.append(float((logits.argmax(1) == labels).float().mean()))
         tail = right[-arguments.steps // 5 :]
-        print(
-            f"{name}: {100 * sum(tail) / len(tail):.1f} % of the last {len(tail)} batches right (chance {100 / arguments.classes:.0f} %)",
-            flush=True,
-        )
+        share = 100 * sum(tail) / len(tail)
+        print(f"{name}: {share:.1f} % of the last {len(tail)} batches right (chance {100 / arguments.classes:.0f} %)", flush=True)
 
 
 if __name__ == "__main__":

@@ -476,3 +476,31 @@ def test_configuration_of_another_model(tmp_path: Path) -> None:
 def test_stages_that_there_are_not() -> None:
     with pytest.raises(ValueError, match="stage9"):
         MobileViTV2Config(out_features=["stage9"])
+
+
+def test_a_slip_in_an_options_name_is_answered_with_the_right_one() -> None:
+    with pytest.raises(ConfigurationError, match=r"'num_lables'.*did you mean 'num_labels'"):
+        MobileViTV2Config(num_lables=4)
+    with pytest.raises(ConfigurationError, match="did you mean 'width_multiplier'"):
+        MobileViTV2Config(width_multiplyer=0.5)
+
+
+def test_options_of_other_libraries_are_kept() -> None:
+    assert MobileViTV2Config(somebodys_own_note="x").somebodys_own_note == "x"
+
+
+def test_absurd_numbers_are_refused_before_anything_is_built() -> None:
+    with pytest.raises(ConfigurationError, match="n_attn_blocks=1000000000 must be at most"):
+        MobileViTV2Config(n_attn_blocks=[10**9, 1, 1])
+
+
+def test_a_configuration_that_cannot_be_written_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    MobileViTV2Config(width_multiplier=0.5).save_pretrained(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        MobileViTV2Config(width_multiplier=2.0).save_pretrained(tmp_path)
+    assert MobileViTV2Config.from_pretrained(tmp_path).width_multiplier == 0.5

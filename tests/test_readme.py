@@ -31,7 +31,9 @@ def test_the_python_code_runs_from_top_to_bottom() -> None:
     assert "'label': 'cat'" in last
 
 
-def test_the_first_screen_shows_what_the_command_answers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_screen_shows_what_the_command_answers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(ROOT)
     assert main(["predict", "examples/cat.jpg", "--device", "cpu"]) == 0
     shown = [line.split("%")[0].split() for line in _blocks("text")[0].splitlines() if "%" in line]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import math
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +19,7 @@ from transformers.backbone_utils import BackboneConfigMixin
 
 from mobilevitv2.blocks import Activation, make_divisible
 from mobilevitv2.errors import ConfigurationError
+from mobilevitv2.weights.writing import write_whole
 
 if TYPE_CHECKING:
     # transformers turns the class body into keyword arguments of __init__; type checkers learn that from this decorator.
@@ -118,6 +123,7 @@ class MobileViTV2Config(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[
         num_labels = kwargs.get("num_labels")
         if num_labels is not None:
             _check_integer("num_labels", num_labels, at_least=0)
+        _refuse_slips(kwargs)
         super().__post_init__(**kwargs)
         self._check()
 
@@ -219,6 +225,10 @@ class MobileViTV2Config(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[
     def _options(self) -> dict[str, Any]:
         return {name: value for name, value in self.to_dict().items() if name not in ("transformers_version", "_name_or_path")}
 
+    def to_json_file(self, json_file_path: str | os.PathLike[str], use_diff: bool = True) -> None:
+        """transformers' `to_json_file`, whole or not at all."""
+        write_whole(Path(json_file_path), self.to_json_string(use_diff=use_diff).encode())
+
     # ---- checks --------------------------------------------------------------------------------------------------------------
 
     def _check(self) -> None:
@@ -311,9 +321,20 @@ def _no_activation(value: object) -> ConfigurationError:
     )
 
 
+def _refuse_slips(options: dict[str, Any]) -> None:
+    """Refuse options that are unknown and close to known ones. Others are kept: configurations of other libraries carry many."""
+    known = [field.name for field in dataclasses.fields(MobileViTV2Config)] + ["num_labels", "out_features", "out_indices"]
+    for name in options:
+        close = [] if name in known else difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+        if close:
+            raise ConfigurationError(f"{name!r} is no option of MobileViTV2Config; did you mean {close[0]!r}?")
+
+
 def _check_integer(name: str, value: object, *, at_least: int | None = 1) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ConfigurationError(f"{name}={value!r} must be a whole number.")
+    if value > MAX_CHANNELS:
+        raise ConfigurationError(f"{name}={value!r} must be at most {MAX_CHANNELS}.")
     if at_least is not None and value < at_least:
         raise ConfigurationError(f"{name}={value!r} must be at least {at_least}.")
 

@@ -52,7 +52,8 @@ def resolve(source: Source) -> Source:
     if os.path.exists(name):
         return source
     try:
-        return get_record(name).name
+        record = get_record(name)
+        return name if record.hub_id == name else record.name  # a hub id stays with the hub, as in from_pretrained
     except ConfigurationError:
         if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).suffix[1:].isalpha():
             return name  # owner/name, as on the hub

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+WEIGHTS_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
 TRUNK_PREFIX = "mobilevitv2."
 TRUNK_PARTS = ("conv_stem.", "encoder.")
 # Options of the trunk; a file of another task says nothing about the rest.
@@ -58,8 +58,10 @@ def find_record(source: str | os.PathLike[str]) -> WeightRecord | None:
         return None
     if name.endswith(WEIGHTS_SUFFIXES):
         raise WeightsError(f"{name}: there is no such file; check the path (the folder now is {Path.cwd()}).")
-    # A hub id has its owner's name and a slash; whatever else speaks of MobileViTV2 was meant for a record.
-    return get_record(name) if "mobilevitv2" in name.lower() and "/" not in name else None
+    # A hub id has its owner's name and a slash (timm's repositories hold timm's configuration, so their record serves instead);
+    # whatever else speaks of MobileViTV2 was meant for a record.
+    owner = name.rpartition("/")[0]
+    return get_record(name) if "mobilevitv2" in name.lower() and owner in ("", "timm") else None
 
 
 def record_values(record: WeightRecord) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mobilevitv2.data.batches import worker_context
 from mobilevitv2.data.classification import PictureSplit
 from mobilevitv2.errors import ConfigurationError, ImageError
 
@@ -76,6 +77,10 @@ def prepared(
     if batch_size < 1 or workers < 0:
         raise ConfigurationError(f"batch_size={batch_size}, workers={workers}: at least 1 picture a batch and 0 workers")
     batches: Iterable[Prepared] = DataLoader(
-        _Batches(split, processor, batch_size), batch_size=None, num_workers=workers, pin_memory=pin_memory
+        _Batches(split, processor, batch_size),
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context=worker_context() if workers else None,
+        pin_memory=pin_memory,
     )
     return batches
