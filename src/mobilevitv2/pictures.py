@@ -115,7 +115,8 @@ def _check_pixels(size: tuple[int, int], name: str, max_pixels: int | None) -> N
     if max_pixels is not None and width * height > max_pixels:
         raise ImageError(
             f"{name} has {width} x {height} = {width * height:,} pixels, more than the limit of {max_pixels:,} that guards against"
-            f" decompression bombs: make it smaller, or, if you trust it, pass max_pixels={width * height} (None for no limit)"
+            " decompression bombs: make it smaller, or, if you trust it, read it in Python with"
+            f" read_picture(..., max_pixels={width * height})"
         )
 
 
