@@ -425,3 +425,22 @@ def test_what_data_say_of_their_licence(tmp_path: Path) -> None:
     assert data_licence(str(tmp_path)) == "see their file LICENCE"
     (tmp_path / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
     assert data_licence(str(tmp_path)) == "cc-by-4.0"
+
+
+def test_resuming_where_there_is_no_run_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="holds no run to resume"):
+        _train(data, tmp_path / "typo", resume=True)
+    assert not (tmp_path / "typo").exists()
+
+
+def test_resuming_a_finished_run_leaves_its_record(data: Path, tmp_path: Path) -> None:
+    _train(data, tmp_path / "run")
+    record = (tmp_path / "run" / "result.json").read_bytes()
+    with pytest.raises(ConfigurationError, match="is finished"):
+        _train(data, tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "result.json").read_bytes() == record
+
+
+def test_a_width_is_not_taken_with_trained_weights(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="width=2.0 goes with --model scratch"):
+        train_classifier(data, model="mobilevitv2-0.75-objects112", recipe="small", output=tmp_path / "run", overrides={"width": "2.0"})

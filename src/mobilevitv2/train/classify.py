@@ -91,6 +91,8 @@ def train_classifier(
         _require(name)
     command = command_of(data, model=model, recipe=recipe, overrides=overrides, output=output)
     recipe = _settle(recipe, overrides)
+    if "width" in (overrides or {}) and not isinstance(model, nn.Module) and os.fspath(model) != "scratch":
+        raise ConfigurationError(f"width={recipe.width} goes with --model scratch; {os.fspath(model)} has a width of its own.")
     folder = _prepare_folder(Path(output), recipe, resume=resume)
     opened = open_classification_data(data, validation_fraction=recipe.validation_fraction, seed=recipe.seed)
     opened, report = _checked(opened, check=check)
@@ -98,7 +100,7 @@ def train_classifier(
     watched = opened.validation or opened.test
     torch.manual_seed(recipe.seed)
     with quiet_transformers():
-        network, processor = build_model(model, recipe, opened.classes)
+        network, processor = build_model(_begun_with(folder, model) if resume else model, recipe, opened.classes)
         _save_recipe(recipe, folder)
         start = time.monotonic()
         trainer, interrupted = _run(network, recipe, folder, opened.train, watched, resume=resume)
@@ -133,6 +135,16 @@ def _finish(
         write_report(result, network, processor, recipe=trainer.recipe, data=data, command=command)
 
 
+def _begun_with(folder: Path, model: str | os.PathLike[str] | nn.Module) -> str | os.PathLike[str] | nn.Module:
+    """The newest checkpoint of a run, as the model to go on with: whoever resumes need not say again what it began with."""
+    from mobilevitv2.train.checkpoints import latest_checkpoint
+
+    checkpoint = latest_checkpoint(folder)
+    if isinstance(model, nn.Module) or checkpoint is None or not (checkpoint / "config.json").is_file():
+        return model
+    return checkpoint
+
+
 def build_model(
     model: str | os.PathLike[str] | nn.Module, recipe: ClassificationRecipe, classes: tuple[str, ...]
 ) -> tuple[nn.Module, MobileViTV2ImageProcessor]:
@@ -148,9 +160,11 @@ def build_model(
         "label2id": {name: index for index, name in names.items()},
         "classifier_dropout_prob": recipe.dropout,
         "problem_type": "single_label_classification",
+        "image_size": recipe.eval_crop,
     }
     if os.fspath(model) == "scratch":
-        config = MobileViTV2Config(width_multiplier=recipe.width, image_size=recipe.image_size, **options)
+        logger.info("from scratch: random weights of width %s", recipe.width)
+        config = MobileViTV2Config(width_multiplier=recipe.width, **options)
         return MobileViTV2ForImageClassification(config), processor
     network = MobileViTV2ForImageClassification.from_pretrained(model, ignore_mismatched_sizes=True, **options)
     return network.float(), processor
@@ -168,7 +182,7 @@ def _run(
     """Train to the end or to a Ctrl-C; whether it was the latter."""
     from transformers.trainer_callback import PrinterCallback
 
-    from mobilevitv2.train.checkpoints import latest_checkpoint
+    from mobilevitv2.train.checkpoints import latest_checkpoint, step_of
     from mobilevitv2.train.trainer import RecipeTrainer, restore_average, resumable_interrupt, training_arguments
 
     crop = TrainCrop(recipe.image_size, recipe.crop_scale, recipe.crop_ratio, recipe.flip, recipe.interpolation)
@@ -185,6 +199,8 @@ def _run(
     trainer.remove_callback(PrinterCallback)
     checkpoint = latest_checkpoint(folder) if resume else None
     if checkpoint is not None:
+        if step_of(checkpoint) >= trainer.args.max_steps and (folder / "result.json").is_file():
+            raise ConfigurationError(f"The run in {folder} is finished; its weights are in {folder / 'model'}.")
         restore_average(trainer, checkpoint)
         if is_first_process():
             logger.info("going on from %s", checkpoint)
@@ -250,6 +266,8 @@ def _prepare_folder(folder: Path, recipe: ClassificationRecipe, *, resume: bool)
 
     if not is_first_process():  # it writes nothing, and the first one may have begun to
         return folder
+    if resume and not (folder / "recipe.yaml").is_file():
+        raise ConfigurationError(f"{folder} holds no run to resume; check the output folder, or begin without --resume.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not resume and any(folder.iterdir()):

@@ -29,17 +29,18 @@ def learning_rate_factor(recipe: ClassificationRecipe, width: float, steps_per_e
     """Share of the peak rate at each optimiser step: linear warm-up, then cosine down to the lowest rate, or constant."""
     peak, lowest = recipe.at_width(recipe.learning_rate, width), recipe.at_width(recipe.min_learning_rate, width)
     total = recipe.epochs * steps_per_epoch
+    warmup = min(recipe.warmup_steps, total // 4)  # a run shorter than its warm-up would never reach its rate
 
     def factor(step: int) -> float:
-        if step < recipe.warmup_steps:
+        if step < warmup:
             start = recipe.warmup_learning_rate / peak
-            return start + (1 - start) * step / recipe.warmup_steps
+            return start + (1 - start) * step / warmup
         if recipe.schedule == "constant":
             return 1.0
         if recipe.schedule_per_epoch:
             progress = (step // steps_per_epoch) / recipe.epochs
         else:
-            progress = (step - recipe.warmup_steps) / max(1, total - recipe.warmup_steps)
+            progress = (step - warmup) / max(1, total - warmup)
         return (lowest + (peak - lowest) * (1 + math.cos(math.pi * min(1.0, progress))) / 2) / peak
 
     return factor
