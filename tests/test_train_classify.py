@@ -442,5 +442,7 @@ def test_resuming_a_finished_run_leaves_its_record(data: Path, tmp_path: Path) -
 
 
 def test_a_width_is_not_taken_with_trained_weights(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="width=2.0 goes with --model scratch"):
-        train_classifier(data, model="mobilevitv2-0.75-objects112", recipe="small", output=tmp_path / "run", overrides={"width": "2.0"})
+    with pytest.raises(ConfigurationError, match=r"width=2\.0 goes with --model scratch"):
+        train_classifier(
+            data, model="mobilevitv2-0.75-objects112", recipe="small", output=tmp_path / "run", overrides={"width": "2.0"}
+        )
