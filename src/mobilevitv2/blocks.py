@@ -148,6 +148,7 @@ class SeparableSelfAttention(nn.Module):
         weight, bias = self.qkv_proj.convolution.weight, self.qkv_proj.convolution.bias
         assert bias is not None  # built with bias=True above
         first_value = 1 + self.dim
+        # Seven rows of zeros make the row count a multiple of 8, which is what matrix units want (benchmarks/attention_forms.py).
         rows = F.pad(torch.cat([weight[first_value:], weight[:1]]), (0, 0, 0, 0, 0, 0, 0, 7))
         shift = F.pad(torch.cat([bias[first_value:], bias[:1]]), (0, 7))
         both = F.conv2d(x, rows, shift)
