@@ -79,7 +79,8 @@ def open_classification_data(
     """
     check_fraction(validation_fraction)
     name = os.fspath(source)
-    classes, splits = _united(read_source(name, _READERS))
+    found = read_source(name, _READERS)
+    classes, splits = _united(found)
     if validation_fraction > 0 and "train" in splits and "validation" not in splits:
         kept, held = stratified(splits["train"].labels, validation_fraction, seed)
         if held.size:

@@ -10,10 +10,11 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
@@ -39,7 +40,48 @@ def import_datasets() -> Any:
 # ----------------------------------------------------------------------------------------------------------- three ways to a table
 
 
-def read_parquet(files: Sequence[Path]) -> dict[str, Labelled]:
+@dataclass(frozen=True)
+class Table:
+    """One split as a `datasets.Dataset`, and where it came from."""
+
+    rows: Any
+    split: str
+    folder: Path
+    """Paths of pictures are relative to it."""
+    files: tuple[str, ...] = ()
+    first_rows: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    @property
+    def where(self) -> str:
+        """Split and folder, for messages."""
+        return f"the split {self.split!r} of {self.folder}"
+
+    @property
+    def features(self) -> Mapping[str, Any]:
+        """The type of each column."""
+        return cast("Mapping[str, Any]", self.rows.features)
+
+    def pictures(self, column: str) -> TablePictures:
+        """A column of pictures, still encoded."""
+        datasets = import_datasets()
+        if len(self.rows) == 0:
+            raise DataError(f"{self.where} has no rows: leave the split out, or write the data again")
+        pixels = self.rows.select_columns([column])
+        if isinstance(self.features[column], datasets.Image):
+            pixels = pixels.cast_column(column, datasets.Image(decode=False))
+        rows = np.arange(len(self.rows), dtype=np.int64)
+        return TablePictures(pixels, column, rows, self.split, self.files, self.first_rows, self.folder)
+
+    def arrow(self, column: str) -> Any:
+        """A column as Arrow has it."""
+        return self.rows.select_columns([column]).with_format("arrow")[:].column(0)
+
+
+ChooseColumns: TypeAlias = Callable[[Mapping[str, Any], str], Sequence[str]]
+"""From the type of each column, and words for messages, to the names of those needed."""
+
+
+def load_parquet(files: Sequence[Path], choose: ChooseColumns) -> dict[str, Table]:
     """Parquet files, the split of each by its name or its folder's; files without such names are "train" if none has one."""
     by_split: dict[str, list[Path]] = {}
     unnamed: list[Path] = []
@@ -51,15 +93,16 @@ def read_parquet(files: Sequence[Path]) -> dict[str, Labelled]:
     elif unnamed:
         names = ", ".join(file.name for file in unnamed[:5])
         logger.warning("left out %d parquet files whose names say no split: %s", len(unnamed), names)
-    return _without_unlabelled({split: _read_shards(split, shards) for split, shards in by_split.items()})
+    return {split: _load_shards(split, shards, choose) for split, shards in by_split.items()}
 
 
-def _read_shards(split: str, files: Sequence[Path]) -> Labelled | None:
+def _load_shards(split: str, files: Sequence[Path], choose: ChooseColumns) -> Table:
     datasets = import_datasets()
     import pyarrow
     from pyarrow import parquet
 
-    counts, columns = [], None
+    counts: list[int] = []
+    columns: Sequence[str] = ()
     for file in files:
         try:
             metadata = parquet.read_metadata(file)
@@ -67,35 +110,34 @@ def _read_shards(split: str, files: Sequence[Path]) -> Labelled | None:
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"{file} is no sound parquet file ({_first_line(error)}): write or download it again") from error
         counts.append(metadata.num_rows)
-        if columns is None:
-            columns = _columns(features, str(file))
-    assert columns is not None
+        if not columns:
+            columns = choose(features, str(file))
     with _blaming(f"parquet files of the split {split!r} in {files[0].parent}"):
-        table = datasets.load_dataset(
-            "parquet", data_files={split: [str(file) for file in files]}, split=split, columns=[name for name in columns if name]
+        rows = datasets.load_dataset(
+            "parquet", data_files={split: [str(file) for file in files]}, split=split, columns=list(columns)
         )
     first_rows = np.cumsum([0, *counts[:-1]], dtype=np.int64)
-    return _labelled(table, split, files=tuple(file.name for file in files), first_rows=first_rows, folder=files[0].parent)
+    return Table(rows, split, files[0].parent, tuple(file.name for file in files), first_rows)
 
 
-def read_saved(folder: Path) -> dict[str, Labelled]:
+def load_saved(folder: Path) -> dict[str, Table]:
     """A folder that `save_to_disk` wrote."""
     datasets = import_datasets()
     with _blaming(str(folder)):
         saved = datasets.load_from_disk(str(folder))
-    return _read_splits(saved, folder)
+    return _load_splits(saved, folder)
 
 
-def read_hub(name: str) -> dict[str, Labelled]:
+def load_hub(name: str) -> dict[str, Table]:
     """A data set of the hub, "owner/name" or "owner/name:config"; a local copy of such a repository will do."""
     datasets = import_datasets()
     repository, _, config = name.partition(":")
     with _blaming(f"the data set {repository!r}"):
         loaded = datasets.load_dataset(repository, config or None)
-    return _read_splits(loaded, Path(repository))
+    return _load_splits(loaded, Path(repository))
 
 
-def _read_splits(loaded: Any, folder: Path) -> dict[str, Labelled]:
+def _load_splits(loaded: Any, folder: Path) -> dict[str, Table]:
     tables: Mapping[str, Any] = loaded if isinstance(loaded, dict) else {str(loaded.split or "train"): loaded}
     chosen = {split_named(name): table for name, table in tables.items()}
     chosen.pop(None, None)
@@ -105,35 +147,41 @@ def _read_splits(loaded: Any, folder: Path) -> dict[str, Labelled]:
         raise DataError(f"{folder} has the splits {', '.join(tables)}; rename one of them to train, validation or test")
     if len(chosen) < len(tables):
         logger.warning("%s: of the splits %s, used are %s", folder, ", ".join(tables), ", ".join(str(name) for name in chosen))
-    return _without_unlabelled({str(split): _labelled(table, str(split), folder=folder) for split, table in chosen.items()})
+    return {str(split): Table(table, str(split), folder) for split, table in chosen.items()}
 
 
-# ----------------------------------------------------------------------------------------------------------- from table to pictures
+# ---------------------------------------------------------------------------------------------------- tables of classified pictures
 
 
-def _labelled(
-    table: Any, split: str, *, folder: Path, files: tuple[str, ...] = (), first_rows: IntArray | None = None
-) -> Labelled | None:
-    """Pictures, labels and groups of a `datasets.Dataset`; None for a split whose labels are hidden (all -1)."""
-    datasets = import_datasets()
-    where = f"the split {split!r} of {folder}"
-    image, label, group = _columns(table.features, where)
-    if len(table) == 0:
-        raise DataError(f"{where} has no rows: leave the split out, or write the data again")
-    pixels = table.select_columns([image])
-    if isinstance(table.features[image], datasets.Image):
-        pixels = pixels.cast_column(image, datasets.Image(decode=False))
-    rows = np.arange(len(table), dtype=np.int64)
-    pictures = TablePictures(pixels, image, rows, split, files, np.zeros(0, np.int64) if first_rows is None else first_rows, folder)
+def read_parquet(files: Sequence[Path]) -> dict[str, Labelled]:
+    """Parquet files, the split of each by its name or its folder's; files without such names are "train" if none has one."""
+    return _without_unlabelled(load_parquet(files, lambda features, where: [name for name in _columns(features, where) if name]))
+
+
+def read_saved(folder: Path) -> dict[str, Labelled]:
+    """A folder that `save_to_disk` wrote."""
+    return _without_unlabelled(load_saved(folder))
+
+
+def read_hub(name: str) -> dict[str, Labelled]:
+    """A data set of the hub, "owner/name" or "owner/name:config"; a local copy of such a repository will do."""
+    return _without_unlabelled(load_hub(name))
+
+
+def _labelled(table: Table) -> Labelled | None:
+    """Pictures, labels and groups; None for a split whose labels are hidden (all -1)."""
+    image, label, group = _columns(table.features, table.where)
+    pictures = table.pictures(image)
     names, labels = _names_and_labels(table, label, pictures)
     if bool((labels == -1).all()):
-        logger.warning("%s has no labels (all are -1) and is left out", where)
+        logger.warning("%s has no labels (all are -1) and is left out", table.where)
         return None
     _check_range(labels, names, pictures)
     return Labelled(names, labels, pictures, None if group is None else _texts(table, group))
 
 
-def _without_unlabelled(splits: Mapping[str, Labelled | None]) -> dict[str, Labelled]:
+def _without_unlabelled(tables: Mapping[str, Table]) -> dict[str, Labelled]:
+    splits = {split: _labelled(table) for split, table in tables.items()}
     found = {split: labelled for split, labelled in splits.items() if labelled is not None}
     if not found:
         raise DataError(f"no split has labels ({', '.join(splits)}: all are -1); a labelled split is needed")
@@ -143,14 +191,15 @@ def _without_unlabelled(splits: Mapping[str, Labelled | None]) -> dict[str, Labe
 def _columns(features: Mapping[str, Any], where: str) -> tuple[str, str, str | None]:
     """The columns of pictures, labels and groups (None without)."""
     datasets = import_datasets()
-    image = _column(features, IMAGE_COLUMNS, datasets.Image, "pictures", where)
-    label = _column(features, LABEL_COLUMNS, datasets.ClassLabel, "labels", where)
+    image = choose_column(features, IMAGE_COLUMNS, datasets.Image, "pictures", where)
+    label = choose_column(features, LABEL_COLUMNS, datasets.ClassLabel, "labels", where)
     _check_types(features, image, label, where)
     group = next((name for name in GROUP_COLUMNS if _is_text(features.get(name)) and name not in (image, label)), None)
     return image, label, group
 
 
-def _column(features: Mapping[str, Any], names: Sequence[str], kind: type, what: str, where: str) -> str:
+def choose_column(features: Mapping[str, Any], names: Sequence[str], kind: type, what: str, where: str) -> str:
+    """The column of a type and one of some names, in that order of weight; DataError where there is none, or several."""
     lowered = {name.lower(): name for name in features}
     named = [lowered[name] for name in names if name in lowered]
     typed = [name for name, feature in features.items() if isinstance(feature, kind)]
@@ -165,7 +214,8 @@ def _column(features: Mapping[str, Any], names: Sequence[str], kind: type, what:
     return best[0]
 
 
-def _check_types(features: Mapping[str, Any], image: str, label: str, where: str) -> None:
+def check_picture_column(features: Mapping[str, Any], image: str, where: str) -> None:
+    """Raise DataError unless the column can hold pictures."""
     datasets = import_datasets()
     pictures = features[image]
     struct = isinstance(pictures, dict) and "bytes" in pictures
@@ -174,6 +224,11 @@ def _check_types(features: Mapping[str, Any], image: str, label: str, where: str
         raise DataError(
             f"{where}: column {image!r} is of type {_type_name(pictures)}; pictures are encoded bytes, paths, or {{bytes, path}}"
         )
+
+
+def _check_types(features: Mapping[str, Any], image: str, label: str, where: str) -> None:
+    datasets = import_datasets()
+    check_picture_column(features, image, where)
     answers = features[label]
     plain = isinstance(answers, datasets.Value) and re.fullmatch(r"u?int\d+|bool|(large_)?string", answers.dtype)
     if not (isinstance(answers, datasets.ClassLabel) or plain):
@@ -193,14 +248,10 @@ def _is_text(feature: Any) -> bool:
     return type(feature).__name__ == "ClassLabel" or getattr(feature, "dtype", None) in ("string", "large_string")
 
 
-def _arrow(table: Any, column: str) -> Any:
-    return table.select_columns([column]).with_format("arrow")[:].column(0)
-
-
-def _names_and_labels(table: Any, column: str, pictures: TablePictures) -> tuple[tuple[str, ...], IntArray]:
+def _names_and_labels(table: Table, column: str, pictures: TablePictures) -> tuple[tuple[str, ...], IntArray]:
     import pyarrow
 
-    values, feature = _arrow(table, column), table.features[column]
+    values, feature = table.arrow(column), table.features[column]
     if values.null_count:
         row = int(np.flatnonzero(values.is_null().to_numpy())[0])
         raise DataError(f"{pictures.describe(row)} has no label ({column!r} is null), one of {values.null_count} such rows")
@@ -234,9 +285,9 @@ def _check_range(labels: IntArray, names: Sequence[str], pictures: TablePictures
         )
 
 
-def _texts(table: Any, column: str) -> tuple[str, ...]:
+def _texts(table: Table, column: str) -> tuple[str, ...]:
     feature = table.features[column]
-    values = _arrow(table, column).to_pylist()
+    values = table.arrow(column).to_pylist()
     if type(feature).__name__ == "ClassLabel":
         return tuple(str(feature.names[value]) for value in values)
     return tuple(sys.intern(value or "") for value in values)
