@@ -46,8 +46,27 @@ def match_classes(classes: Sequence[str], names: Sequence[str]) -> IntArray:
             "it on data with its own classes, or pass class_names with the names of its outputs in the data's words"
         )
     if missing:
-        logger.warning("the model has no output for %s: their pictures all count as wrong", _few(missing))
+        logger.warning("the model has no output for %s: whatever shows them counts as wrong", _few(missing))
     return outputs
+
+
+def classes_of_outputs(classes: Sequence[str], names: Sequence[str] | None) -> IntArray:
+    """For each output of a model the class of the data, (outputs,), matched by name; len(classes) for those that the data lack.
+
+    Args:
+        classes: of the data.
+        names: of the outputs; None where the outputs are the data's classes in their order.
+
+    Raises:
+        ConfigurationError: no class is known to the model.
+    """
+    if names is None:
+        return np.arange(len(classes), dtype=np.int64)
+    output_of = match_classes(classes, names)
+    class_of = np.full(len(names), len(classes), dtype=np.int64)
+    known = np.flatnonzero(output_of >= 0)
+    class_of[output_of[known]] = known
+    return class_of
 
 
 def _folded(name: str) -> str:

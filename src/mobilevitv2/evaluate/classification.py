@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mobilevitv2.data.classification import PictureSplit
 from mobilevitv2.data.sources import IntArray
 from mobilevitv2.errors import ConfigurationError, DataError
-from mobilevitv2.evaluate.class_names import match_classes, output_names
+from mobilevitv2.evaluate.class_names import classes_of_outputs, output_names
 from mobilevitv2.evaluate.confusion import save_confusion_matrix
-from mobilevitv2.evaluate.prepared import prepared
+from mobilevitv2.evaluate.pixel_counts import OTHER, left_out
+from mobilevitv2.evaluate.prepared import Views, prepared
+from mobilevitv2.evaluate.running import logits_of, running, with_bar
 from mobilevitv2.text_table import aligned
 
 __all__ = ["ClassificationResult", "evaluate_classification", "save_confusion_matrix"]
 
-OTHER = "(another class)"
 _WORST = 10
 
 
@@ -55,6 +55,11 @@ class ClassificationResult:
         """Names of the columns of `confusion`."""
         return self.classes if self.confusion.shape[1] == len(self.classes) else (*self.classes, OTHER)
 
+    @property
+    def title(self) -> str:
+        """One line that heads pictures of this result."""
+        return f"{self.split}: {self.count:,} pictures, top-1 {100 * self.top1:.1f} %"
+
     def to_dict(self) -> dict[str, Any]:
         """All but `predictions`, as JSON can hold it."""
         return {
@@ -81,10 +86,7 @@ class ClassificationResult:
         text += f"\n\ntop-5 {100 * self.top5:.2f} %, loss {self.loss:.4f}"
         if weakest := self._weakest():
             text += "\n\n" + aligned([("weakest classes", "pictures", "top-1 %", "most often taken for"), *weakest], right={1, 2})
-        if self.unreadable:
-            more = f"\n  ... and {len(self.unreadable) - 5} more" if len(self.unreadable) > 5 else ""
-            text += f"\n\nleft out, unreadable: {len(self.unreadable)}\n  " + "\n  ".join(self.unreadable[:5]) + more
-        return text
+        return text + left_out(self.unreadable)
 
     def _weakest(self) -> list[tuple[str, str, str, str]]:
         known = [(top1, index) for index, top1 in enumerate(self.per_class.values()) if top1 is not None and top1 < 1]
@@ -139,59 +141,13 @@ def evaluate_classification(
         )
     names = output_names(model) if class_names is None else tuple(class_names)
     counted = _Counter(split, names)
-    with _ready(model, device, dtype) as (logits_of, at):
-        batches = prepared(split, processor, batch_size=batch_size, workers=workers, pin_memory=at.type == "cuda")
-        for groups, unreadable in _with_bar(batches, split, batch_size, progress):
-            for indices, pixels in groups:
-                counted.add(indices, logits_of(pixels))
+    with running(model, device, dtype) as (answer, at):
+        batches = prepared(split, Views(processor), batch_size=batch_size, workers=workers, pin_memory=at.type == "cuda")
+        for groups, unreadable in with_bar(batches, split, batch_size, progress):
+            for group in groups:
+                counted.add(group.indices, logits_of(answer(group.views[0]), "(pictures, classes)"))
             counted.unreadable += [reason for _, reason in unreadable]
     return counted.result()
-
-
-def _with_bar(batches: Any, split: PictureSplit, batch_size: int, progress: bool) -> Any:
-    from tqdm import tqdm
-
-    total = -(-len(split) // batch_size)
-    return tqdm(
-        batches, total=total, desc=f"evaluating {split.name}", unit=" batches", disable=None if progress else True, leave=False
-    )
-
-
-@contextmanager
-def _ready(
-    model: Callable[..., Any], device: str | torch.device | None, dtype: torch.dtype | None
-) -> Iterator[tuple[Callable[[Tensor], Tensor], torch.device]]:
-    """The model as a function pixels -> logits in float32, and where it computes. A module is as it was afterwards."""
-    if not isinstance(model, nn.Module):
-        at = torch.device(device or "cpu")
-        with torch.inference_mode():
-            yield lambda pixels: _logits(model(pixels.to(at))), at
-        return
-    weight = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), torch.zeros(()))
-    home, modes = weight.device, {module: module.training for module in model.modules()}
-    at = torch.device(device) if device is not None else home
-    autocast = nullcontext() if dtype is None else torch.autocast(at.type, dtype, enabled=dtype != torch.float32)
-    try:
-        model.to(at).eval()
-        with torch.inference_mode(), autocast:
-            yield lambda pixels: _logits(model(pixels.to(at, weight.dtype, non_blocking=True))), at
-    finally:
-        model.to(home)
-        for module, training in modes.items():
-            module.training = training
-
-
-def _logits(output: Any) -> Tensor:
-    if isinstance(output, Mapping) and "logits" in output:  # transformers' outputs are mappings too
-        output = output["logits"]
-    elif hasattr(output, "logits"):
-        output = output.logits
-    elif isinstance(output, tuple | list):
-        output = output[0]
-    logits = torch.as_tensor(output)
-    if logits.ndim != 2:
-        raise ConfigurationError(f"the model gave a tensor of shape {tuple(logits.shape)}; a classifier gives (pictures, classes)")
-    return logits.float()
 
 
 class _Counter:
@@ -200,11 +156,10 @@ class _Counter:
     def __init__(self, split: PictureSplit, names: tuple[str, ...] | None) -> None:
         self.split = split
         self.outputs = len(split.classes) if names is None else len(names)
-        self.output_of = match_classes(split.classes, split.classes if names is None else names)
         self.named = names is not None
-        self.class_of = np.full(self.outputs, len(split.classes), dtype=np.int64)
-        known = np.flatnonzero(self.output_of >= 0)
-        self.class_of[self.output_of[known]] = known
+        self.class_of = classes_of_outputs(split.classes, names)
+        self.output_of = np.full(len(split.classes) + 1, -1, dtype=np.int64)  # the last for classes that the data lack
+        self.output_of[self.class_of] = np.arange(self.outputs)
         self.predictions = np.full(len(split), -1, dtype=np.int64)
         self.top5 = np.zeros(len(split), dtype=bool)
         self.losses = np.full(len(split), np.nan)

@@ -150,6 +150,11 @@ def _evaluator(truth: Any, found: Any) -> Any:
     return evaluator
 
 
+def require_pycocotools() -> None:
+    """MissingDependency, with what to install, where pycocotools is not there."""
+    _pycocotools()
+
+
 def _pycocotools() -> tuple[Any, Any]:
     try:
         from pycocotools.coco import COCO  # type: ignore[import-untyped]  # no types shipped

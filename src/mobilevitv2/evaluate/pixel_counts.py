@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,7 +78,7 @@ class SegmentationCounter:
             return
         low, high = values.aminmax()
         if low < 0 or high >= limit:
-            wrong = torch.unique(values[(values < 0) | (values >= limit)]).tolist()  # type: ignore[no-untyped-call]
+            wrong = np.unique(values[(values < 0) | (values >= limit)].cpu().numpy()).tolist()
             listed = ", ".join(map(str, wrong[:8])) + (", ..." if len(wrong) > 8 else "")
             raise error(f"{what} {listed}; {self.num_classes} classes have 0 to {limit - 1}{more}")
 
@@ -148,6 +148,8 @@ class SegmentationResult:
     """Pixels, (true class, predicted class); where the model predicted classes that the data lack, one more column for those."""
     picture_miou: tuple[float | None, ...] = field(default=(), repr=False)
     """For each picture of the split its own mean IoU; None for those that cannot be read or have no labelled pixel."""
+    masks: dict[int, np.ndarray[Any, Any]] = field(default_factory=dict, repr=False)
+    """Predicted classes (height, width) of the pictures that were to be kept, by their index in the split."""
     unreadable: tuple[str, ...] = ()
     """The reason for each picture left out; it names the picture."""
 
@@ -160,6 +162,7 @@ class SegmentationResult:
         classes: Sequence[str],
         count: int,
         picture_miou: Sequence[float | None] = (),
+        masks: Mapping[int, np.ndarray[Any, Any]] | None = None,
         unreadable: Sequence[str] = (),
     ) -> SegmentationResult:
         """From a matrix of pixels, as `SegmentationCounter.counts` has it."""
@@ -177,6 +180,7 @@ class SegmentationResult:
             per_class_accuracy=_by_name(classes, scores.accuracy),
             confusion=confusion,
             picture_miou=tuple(picture_miou),
+            masks=dict(masks or {}),
             unreadable=tuple(unreadable),
         )
 
@@ -191,7 +195,7 @@ class SegmentationResult:
         return f"{self.split}: {self.count:,} pictures, mIoU {100 * self.miou:.1f} %"
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, as JSON can hold it."""
+        """All but the single pictures, as JSON can hold it."""
         return {
             "split": self.split,
             "count": self.count,
