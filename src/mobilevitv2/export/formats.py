@@ -1,0 +1,102 @@
+"""The formats that a model can be exported to: what each one can do, and the two functions each one brings.
+
+A format is a module with a constant `FORMAT`. `write` turns a program into a file; the verification then opens it with the engine in
+`mobilevitv2.runtime` and holds it against PyTorch, so a format's module neither runs nor judges what it wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mobilevitv2.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from mobilevitv2.export.program import Program
+
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-weights"]
+PRECISIONS: tuple[str, ...] = ("fp32", "fp16", "bf16", "int8", "int8-weights")
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a format says of the file it wrote.
+
+    Attributes:
+        files: all of them, the one to open first (`model.xml`, `model.bin`).
+        operators: how many of each kind the file holds.
+        outside: operators that the delegate or accelerator does not take, with their number; empty where there is no such thing.
+        versions: of the libraries that wrote it.
+        notes: what a user should know.
+    """
+
+    files: tuple[Path, ...]
+    operators: Mapping[str, int]
+    outside: Mapping[str, int] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportFormat:
+    """One format.
+
+    Attributes:
+        name: as `--format` takes it.
+        suffix: of the file to open; "" for a folder format.
+        extra: of the package, which brings the libraries.
+        modules: that are needed; their absence is told before any work.
+        precisions: that `write` itself gives. int8 and int8-weights come by way of `quantise`.
+        layout: of a float input: "NCHW" or "NHWC".
+        free_axes: that it can leave open: of "batch", "height", "width".
+        suppression: whether a detector's suppression can be inside.
+        engine: name of the engine in `mobilevitv2.runtime` that runs the file; None where nothing on this system can, and then
+            `check` says what can be said.
+        write: the program to `path`, a fresh place in a temporary folder; all other files beside it with the same stem. Program and
+            metadata are final; options are those of the format (`--format-option` is not offered: keep them few and typed).
+        check: for a format without engine: what was checked instead, as lines for the report; raises WeightsError where it fails.
+        tolerance: for each precision the largest difference of an output, as a share of its largest value; the others use the
+            defaults of `verify`.
+    """
+
+    name: str
+    suffix: str
+    extra: str
+    modules: tuple[str, ...]
+    precisions: tuple[str, ...]
+    layout: Literal["NCHW", "NHWC"]
+    free_axes: tuple[str, ...]
+    suppression: bool
+    engine: str | None
+    write: Callable[[Program, Path], Written]
+    quantise: Callable[[Program, Path, Any], Written] | None = None
+    check: Callable[[Program, Path], list[str]] | None = None
+    tolerance: Mapping[str, float] = field(default_factory=dict)
+
+
+FORMATS: dict[str, str] = {
+    "onnx": "mobilevitv2.export.onnx",
+    "openvino": "mobilevitv2.export.openvino",
+    "executorch": "mobilevitv2.export.executorch",
+    "litert": "mobilevitv2.export.litert",
+    "coreml": "mobilevitv2.export.coreml",
+}
+
+
+def get_format(name: str) -> ExportFormat:
+    """The format of this name.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    import difflib
+
+    if name not in FORMATS:
+        near = difflib.get_close_matches(name.lower(), FORMATS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(FORMATS)}."
+        raise ConfigurationError(f"format={name!r} is unknown; {hint}")
+    found: ExportFormat = import_module(FORMATS[name]).FORMAT
+    return found

@@ -1,0 +1,82 @@
+"""The runtimes behind one protocol: an array in, arrays out. Each engine's library is imported when a file is opened with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from mobilevitv2.errors import ConfigurationError
+
+Array = np.ndarray[Any, Any]
+
+
+class Engine(Protocol):
+    """An exported file, opened by its runtime.
+
+    Attributes:
+        name: "onnxruntime", "openvino", "executorch", "litert".
+        version: of the runtime.
+        metadata: the text under `METADATA_KEY` in the file (or beside it), None where there is none.
+        inputs, outputs: name -> (shape, numpy dtype name), in the file's order; free axes are None.
+    """
+
+    name: str
+    version: str
+    metadata: str | None
+    inputs: Mapping[str, tuple[tuple[int | None, ...], str]]
+    outputs: Mapping[str, tuple[tuple[int | None, ...], str]]
+
+    def run(self, image: Array) -> dict[str, Array]:
+        """All outputs by name, for the single input `image` as the file takes it (dtype and layout are the caller's business)."""
+        ...
+
+
+class OpenEngine(Protocol):
+    """Each engine's module has `open_engine`, which opens a file.
+
+    Raises (all engines): MissingDependency naming the extra; WeightsError for a file that is damaged or another runtime's.
+    """
+
+    def __call__(self, path: Path, *, threads: int | None = None) -> Engine:
+        """Open `path`; `threads` for one answer, the runtime's choice where None."""
+        ...
+
+
+ENGINES: dict[str, tuple[str, str]] = {
+    # suffix: (name of the engine, module with `open_engine`)
+    ".onnx": ("onnxruntime", "mobilevitv2.runtime.with_onnxruntime"),
+    ".xml": ("openvino", "mobilevitv2.runtime.with_openvino"),
+    ".pte": ("executorch", "mobilevitv2.runtime.with_executorch"),
+    ".tflite": ("litert", "mobilevitv2.runtime.with_litert"),
+}
+# OpenVINO reads ONNX files too.
+ALSO_READS = {"openvino": (".onnx",)}
+
+
+def is_runtime_file(source: object) -> bool:
+    """Whether a name has the ending of a file that an engine opens."""
+    return isinstance(source, str | Path) and Path(source).suffix.lower() in ENGINES
+
+
+def open_engine(path: Path, *, engine: str = "auto", threads: int | None = None) -> Engine:
+    """Open a file with the engine of its ending, or with another one that reads it.
+
+    Raises:
+        ConfigurationError: an ending that no engine reads, or an engine that does not read this ending.
+        MissingDependency: the engine is not installed. WeightsError: the file is damaged.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in ENGINES:
+        raise ConfigurationError(f"{path}: no engine opens {suffix or 'a file without ending'!r}; known are {', '.join(ENGINES)}.")
+    name, module = ENGINES[suffix]
+    if engine not in ("auto", name):
+        if suffix not in ALSO_READS.get(engine, ()):
+            raise ConfigurationError(f"{path} is opened by {name}, not by engine={engine!r}; leave the engine out.")
+        module = next(home for known, home in ENGINES.values() if known == engine)
+    if not path.is_file():
+        raise ConfigurationError(f"{path} does not exist; check the path (the current folder is {Path.cwd()}).")
+    return cast(Engine, import_module(module).open_engine(path, threads=threads))
