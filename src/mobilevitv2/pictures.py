@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-__all__ = ["MAX_PIXELS", "SUFFIXES", "find_pictures", "is_url", "read_mask", "read_picture"]
+__all__ = ["MAX_PIXELS", "SUFFIXES", "find_pictures", "is_url", "picture_size", "read_mask", "read_picture"]
 
 logger = logging.getLogger(__name__)
 
@@ -295,6 +295,30 @@ def read_picture(source: Any, *, max_pixels: int | None = MAX_PIXELS, draft_size
         with blaming(name, "cannot be opened as a picture", "it may be damaged; download or copy it again"):
             picture = _undecoded(stream, name)
         return _rgb(_decoded(picture, name, max_pixels=max_pixels, draft_size=draft_size), name)
+
+
+def picture_size(source: Any) -> tuple[int, int]:
+    """Width and height of a picture as `read_picture` would give it, upright, from its header alone.
+
+    Takes paths, URLs, bytes and binary file objects.
+
+    Raises:
+        ImageError: there is no header of a picture.
+    """
+    _quiet_pillow()
+    with opened(source) as (stream, name):
+        with blaming(name, "cannot be opened as a picture", "it may be damaged; download or copy it again"):
+            picture = _undecoded(stream, name)
+        _check_pixels(picture.size, name, None)
+        width, height = picture.size
+        if picture.format == "PNG" and "exif" not in picture.info:
+            return width, height  # Pillow would decode the whole picture to look for an orientation behind the pixels
+        try:
+            turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        except Exception as error:  # as in _upright
+            logger.debug("EXIF data that cannot be read: %s", error)
+            turned = False
+        return (height, width) if turned else (width, height)
 
 
 def read_mask(source: Any, *, max_pixels: int | None = MAX_PIXELS) -> np.ndarray[Any, Any]:
