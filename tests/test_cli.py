@@ -412,7 +412,7 @@ def test_info_of_a_folder_and_a_file(model: str, tmp_path: Path, capsys: pytest.
 
 
 def detector(folder: Path) -> Path:
-    shapes = expected_shapes(Architecture(task="detect", head="ssdlite", width=0.5, num_labels=81))
+    shapes = expected_shapes(Architecture(task="detect", head="ssdlite", width=0.5, num_labels=80))
     torch.save({name: torch.zeros(shape) for name, shape in shapes.items()}, folder / "detector.pt")
     return folder / "detector.pt"
 

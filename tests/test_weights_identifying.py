@@ -23,7 +23,7 @@ from mobilevitv2.weights import (
 
 CLASSIFIER = Architecture(task="classify", width=0.5)
 SEGMENTER = Architecture(task="segment", head="deeplabv3", width=0.5, num_labels=21)
-DETECTOR = Architecture(task="detect", head="ssdlite", width=0.5, num_labels=81)
+DETECTOR = Architecture(task="detect", head="ssdlite", width=0.5, num_labels=80)
 
 
 def hollow(architecture: Architecture) -> dict[str, torch.Tensor]:
@@ -209,7 +209,7 @@ def test_an_empty_state_dict_is_no_model() -> None:
 def test_wrong_task_names_the_right_class() -> None:
     message = wrong_task_message(identify(hollow(DETECTOR)), "classify")
     assert message.startswith(
-        "this is a detector (SSDLite, 81 classes, width 0.5); use MobileViTV2ForObjectDetection, or MobileViTV2Model"
+        "this is a detector (SSDLite, 80 classes, width 0.5); use MobileViTV2ForObjectDetection, or MobileViTV2Model"
     )
     backbone = wrong_task_message(identify(hollow(Architecture(task="backbone", width=0.5))), "segment")
     assert "a bare backbone (width 0.5) without a head, so it cannot segment" in backbone

@@ -25,7 +25,7 @@ WIDTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 DENSE = [
     Architecture(task="segment", head="deeplabv3", width=0.5, num_labels=21, has_auxiliary_head=True),
     Architecture(task="segment", head="pspnet", width=0.5, num_labels=21, has_auxiliary_head=True),
-    Architecture(task="detect", head="ssdlite", width=0.5, num_labels=81),
+    Architecture(task="detect", head="ssdlite", width=0.5, num_labels=80),
 ]
 
 

@@ -59,7 +59,7 @@ def test_input_contracts() -> None:
     assert (ade.num_labels, ade.output_stride, ade.atrous_rates) == (150, 8, (12, 24, 36))
     assert (voc.num_labels, voc.output_stride, voc.atrous_rates) == (21, 16, (6, 12, 18))
     coco = get_record("ssdlite-mobilevitv2-1.0-coco")
-    assert (coco.num_labels, coco.input_size, coco.resize, coco.crop) == (81, 320, (320, 320), None)
+    assert (coco.num_labels, coco.input_size, coco.resize, coco.crop) == (80, 320, (320, 320), None)
 
 
 def test_published_scores_and_urls() -> None:

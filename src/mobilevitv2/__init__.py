@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mobilevitv2.backbone import MobileViTV2Backbone, MobileViTV2Model, MobileViTV2PreTrainedModel
     from mobilevitv2.classification import MobileViTV2ForImageClassification
     from mobilevitv2.configuration import MobileViTV2Config
+    from mobilevitv2.detection import MobileViTV2ForObjectDetection
     from mobilevitv2.errors import MobileViTV2Error
     from mobilevitv2.image_processing import MobileViTV2ImageProcessor
     from mobilevitv2.pictures import read_picture
@@ -27,6 +28,7 @@ _HOMES = {
     "MobileViTV2Config": "configuration",
     "MobileViTV2Error": "errors",
     "MobileViTV2ForImageClassification": "classification",
+    "MobileViTV2ForObjectDetection": "detection",
     "MobileViTV2ForSemanticSegmentation": "segmentation",
     "MobileViTV2ImageProcessor": "image_processing",
     "MobileViTV2Model": "backbone",
@@ -43,6 +45,7 @@ __all__ = [
     "MobileViTV2Config",
     "MobileViTV2Error",
     "MobileViTV2ForImageClassification",
+    "MobileViTV2ForObjectDetection",
     "MobileViTV2ForSemanticSegmentation",
     "MobileViTV2ImageProcessor",
     "MobileViTV2Model",

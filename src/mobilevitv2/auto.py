@@ -12,32 +12,33 @@ from mobilevitv2.errors import ConfigurationError
 if TYPE_CHECKING:
     from mobilevitv2.backbone import MobileViTV2PreTrainedModel
 
-TASK_NAMES = ("classify", "segment", "backbone")
+TASK_NAMES = ("classify", "segment", "detect", "backbone")
 ARCHITECTURE_ENDINGS = {
     "ForImageClassification": "classify",
     "ForSemanticSegmentation": "segment",
+    "ForObjectDetection": "detect",
     "Model": "backbone",
     "Backbone": "backbone",
 }
 
 
 def task_class(task: str) -> type[MobileViTV2PreTrainedModel]:
-    """The model class of a task: "classify", "segment" or "backbone".
+    """The model class of a task: "classify", "segment", "detect" or "backbone".
 
     Raises:
         ConfigurationError: a task that there is not.
     """
     from mobilevitv2.backbone import MobileViTV2Model
     from mobilevitv2.classification import MobileViTV2ForImageClassification
+    from mobilevitv2.detection import MobileViTV2ForObjectDetection
     from mobilevitv2.segmentation import MobileViTV2ForSemanticSegmentation
 
     classes: dict[str, type[MobileViTV2PreTrainedModel]] = {
         "classify": MobileViTV2ForImageClassification,
         "segment": MobileViTV2ForSemanticSegmentation,
+        "detect": MobileViTV2ForObjectDetection,
         "backbone": MobileViTV2Model,
     }
-    if task == "detect":
-        raise ConfigurationError("these are weights of a detector, which has no model class here; task='backbone' takes its trunk.")
     if task not in classes:
         raise ConfigurationError(f"task={task!r} is unknown; use one of {', '.join(TASK_NAMES)}.")
     return classes[task]
@@ -50,7 +51,7 @@ def create(
 
     Args:
         source: what `from_pretrained` takes: a record's name (`list_records`), a folder, a hub id, or a weights file.
-        task: "classify", "segment" or "backbone"; told from the source where it is not given.
+        task: "classify", "segment", "detect" or "backbone"; told from the source where it is not given.
         pretrained: False gives random weights in the same configuration.
         options: options of the configuration, such as `num_labels`, and arguments of `from_pretrained`, such as `dtype`.
 
@@ -125,12 +126,14 @@ def register() -> None:
         AutoImageProcessor,
         AutoModel,
         AutoModelForImageClassification,
+        AutoModelForObjectDetection,
         AutoModelForSemanticSegmentation,
     )
 
     from mobilevitv2.backbone import MobileViTV2Backbone, MobileViTV2Model
     from mobilevitv2.classification import MobileViTV2ForImageClassification
     from mobilevitv2.configuration import MobileViTV2Config
+    from mobilevitv2.detection import MobileViTV2ForObjectDetection
     from mobilevitv2.image_processing import MobileViTV2ImageProcessor
     from mobilevitv2.segmentation import MobileViTV2ForSemanticSegmentation
 
@@ -140,6 +143,7 @@ def register() -> None:
         (AutoBackbone, MobileViTV2Backbone),
         (AutoModelForImageClassification, MobileViTV2ForImageClassification),
         (AutoModelForSemanticSegmentation, MobileViTV2ForSemanticSegmentation),
+        (AutoModelForObjectDetection, MobileViTV2ForObjectDetection),
     ):
         auto.register(MobileViTV2Config, ours, exist_ok=True)
     # For both backends: where only one is given, transformers keeps its own class for the other.

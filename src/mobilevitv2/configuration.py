@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +18,16 @@ from transformers.backbone_utils import BackboneConfigMixin
 
 from mobilevitv2.blocks import Activation, make_divisible
 from mobilevitv2.errors import ConfigurationError
+from mobilevitv2.option_checks import (
+    MAX_CHANNELS,
+    POOLED,
+    TRUNK_STRIDES,
+    check_detection,
+    check_integer,
+    check_integers,
+    check_number,
+    check_probability,
+)
 from mobilevitv2.weights.writing import write_whole
 
 if TYPE_CHECKING:
@@ -30,10 +39,28 @@ else:
         return lambda cls: cls
 
 
-MAX_CHANNELS = 65536
 # Looked through, in this order, for the name of a function: what JSON can hold and transformers' own configuration understands.
 NAMED_ACTIVATIONS = ("swish", "relu", "gelu", "gelu_new", "hardswish", "leaky_relu", "mish", "relu6", "sigmoid", "tanh", "linear")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+DETECTION_OPTIONS = (
+    "detection_strides",
+    "detection_extra_channels",
+    "detection_level_channels",
+    "detection_anchor_scales",
+    "detection_anchor_ratios",
+    "detection_matching_iou",
+    "detection_negative_ratio",
+    "detection_coder_variances",
+)
+LISTS = (
+    "image_size",
+    "patch_size",
+    "atrous_rates",
+    "n_attn_blocks",
+    "base_attn_unit_dims",
+    "psp_pool_sizes",
+    *DETECTION_OPTIONS,  # the two numbers among them stay numbers
+)
 STAGE_NAMES = ("stem", "stage1", "stage2", "stage3", "stage4", "stage5")
 
 
@@ -73,6 +100,18 @@ class MobileViTV2Config(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[
         psp_out_channels: width of the PSPNet head.
         psp_pool_sizes: sides of the pooled maps of the PSPNet head.
         psp_dropout_prob: channel dropout in front of the segmentation classifier (PSPNet).
+        detection_strides: input size over size of each map that the detector looks at: 8, 16 and 32 are stages 3, 4 and 5 (any run
+            of them that ends in 32), each one after that doubles, and -1, if it stands at the end, is the picture as one pixel.
+        detection_extra_channels: channels of the maps behind stage 5, in the order of `detection_strides`.
+        detection_level_channels: channels that each map is projected to in front of its answers; there is no projection where the
+            map has them already, and none of the pooled map.
+        detection_anchor_scales: side of the smaller square anchor on the first map and on what would come after the last, in units
+            of the picture; it grows in equal steps between them.
+        detection_anchor_ratios: for each map the ratios of its oblong anchors: each gives a lying and a standing one, beside two
+            squares.
+        detection_matching_iou: overlap with a true box from which an anchor has to answer for it.
+        detection_negative_ratio: background anchors in the loss for each anchor that answers, the hardest of the picture.
+        detection_coder_variances: units of a box's raw position and size.
         kwargs: what transformers' `PreTrainedConfig` takes: num_labels, id2label, label2id, problem_type, out_features, ...
 
     Raises:
@@ -108,6 +147,14 @@ class MobileViTV2Config(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[
     psp_out_channels: int = 512
     psp_pool_sizes: Sequence[int] = (1, 2, 3, 6)
     psp_dropout_prob: float = 0.1
+    detection_strides: Sequence[int] = (16, 32, 64, 128, 256, POOLED)
+    detection_extra_channels: Sequence[int] = (256, 128, 128, 64)
+    detection_level_channels: Sequence[int] = (512, 256, 256, 128, 128, 64)
+    detection_anchor_scales: Sequence[float] = (0.1, 1.05)
+    detection_anchor_ratios: Sequence[Sequence[float]] = ((2, 3), (2, 3), (2, 3), (2, 3), (2, 3), (2,))
+    detection_matching_iou: float = 0.5
+    detection_negative_ratio: float = 3.0
+    detection_coder_variances: Sequence[float] = (0.1, 0.2)
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.stage_names = list(STAGE_NAMES)
@@ -115,14 +162,13 @@ class MobileViTV2Config(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[
         self.set_output_features_output_indices(
             out_features=kwargs.pop("out_features", None), out_indices=kwargs.pop("out_indices", None)
         )
-        for name in ("image_size", "patch_size", "atrous_rates", "n_attn_blocks", "base_attn_unit_dims", "psp_pool_sizes"):
-            if isinstance(getattr(self, name), tuple):
-                setattr(self, name, list(getattr(self, name)))  # lists, as the seed documents them and JSON gives them back
+        for name in LISTS:
+            setattr(self, name, _lists(getattr(self, name)))  # as the seed documents them and JSON gives them back
         if isinstance(self.patch_size, list):
             self.patch_size = _side(self.patch_size)
         num_labels = kwargs.get("num_labels")
         if num_labels is not None:
-            _check_integer("num_labels", num_labels, at_least=0)
+            check_integer("num_labels", num_labels, at_least=0)
         _refuse_slips(kwargs)
         super().__post_init__(**kwargs)
         self._check()
@@ -173,6 +219,16 @@ class MobileViTV2Config(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[
     def auxiliary_channels(self) -> int:
         """Width of the auxiliary segmentation head."""
         return max(self.stage_channels[4] // 4, 128)
+
+    @property
+    def detection_map_channels(self) -> list[int]:
+        """Channels of each map that the detector looks at, in front of the projection."""
+        stages = [
+            channels
+            for channels, stride in zip(self.stage_channels[3:], TRUNK_STRIDES, strict=True)
+            if stride in self.detection_strides
+        ]
+        return [*stages, *self.detection_extra_channels]
 
     def activation(self) -> Activation:
         """The activation itself.
@@ -232,7 +288,7 @@ class MobileViTV2Config(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[
     # ---- checks --------------------------------------------------------------------------------------------------------------
 
     def _check(self) -> None:
-        _check_number("width_multiplier", self.width_multiplier, above=0)
+        check_number("width_multiplier", self.width_multiplier, above=0)
         for name in (
             "num_channels",
             "patch_size",
@@ -241,14 +297,14 @@ class MobileViTV2Config(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[
             "psp_out_channels",
             "ffn_multiplier",
         ):
-            _check_integer(name, getattr(self, name))
-        _check_integer("semantic_loss_ignore_index", self.semantic_loss_ignore_index, at_least=None)
+            check_integer(name, getattr(self, name))
+        check_integer("semantic_loss_ignore_index", self.semantic_loss_ignore_index, at_least=None)
         for name, length in (("n_attn_blocks", 3), ("base_attn_unit_dims", 3), ("atrous_rates", 3), ("psp_pool_sizes", None)):
-            _check_integers(name, getattr(self, name), length)
+            check_integers(name, getattr(self, name), length)
         if isinstance(self.image_size, list):
-            _check_integers("image_size", self.image_size, 2)
+            check_integers("image_size", self.image_size, 2)
         else:
-            _check_integer("image_size", self.image_size)
+            check_integer("image_size", self.image_size)
         if self.conv_kernel_size % 2 == 0:
             raise ConfigurationError(f"conv_kernel_size={self.conv_kernel_size} is even; use an odd number such as 3.")
         if self.output_stride not in (8, 16, 32):
@@ -258,7 +314,7 @@ class MobileViTV2Config(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[
         if self.problem_type not in (None, *PROBLEM_TYPES):
             raise ConfigurationError(f"problem_type={self.problem_type!r} is unknown; use one of {', '.join(PROBLEM_TYPES)}.")
         for name in ("expand_ratio", "initializer_range", "layer_norm_eps", "auxiliary_loss_weight"):
-            _check_number(name, getattr(self, name), above=0)
+            check_number(name, getattr(self, name), above=0)
         for name in (
             "classifier_dropout_prob",
             "aspp_dropout_prob",
@@ -267,9 +323,10 @@ class MobileViTV2Config(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[
             "ffn_dropout",
             "hidden_dropout_prob",
         ):
-            _check_probability(name, getattr(self, name))
+            check_probability(name, getattr(self, name))
         self._check_widths()
         self._check_activation()
+        check_detection(**{n.removeprefix("detection_"): getattr(self, n) for n in DETECTION_OPTIONS})
 
     def _check_activation(self) -> None:
         tokens = torch.zeros(1, 2, 1, 1, device="cpu")
@@ -295,6 +352,11 @@ class MobileViTV2Config(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[
             raise ConfigurationError(
                 f"expand_ratio={self.expand_ratio} gives stages more than {MAX_CHANNELS} channels; released models have 2.0."
             )
+
+
+def _lists(value: Any) -> Any:
+    """Tuples, those inside other ones too, as lists; anything else as it is."""
+    return [_lists(each) for each in value] if isinstance(value, tuple | list) else value
 
 
 def _side(pair: Sequence[int]) -> int:
@@ -328,31 +390,3 @@ def _refuse_slips(options: dict[str, Any]) -> None:
         close = [] if name in known else difflib.get_close_matches(name, known, n=1, cutoff=0.85)
         if close:
             raise ConfigurationError(f"{name!r} is no option of MobileViTV2Config; did you mean {close[0]!r}?")
-
-
-def _check_integer(name: str, value: object, *, at_least: int | None = 1) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigurationError(f"{name}={value!r} must be a whole number.")
-    if value > MAX_CHANNELS:
-        raise ConfigurationError(f"{name}={value!r} must be at most {MAX_CHANNELS}.")
-    if at_least is not None and value < at_least:
-        raise ConfigurationError(f"{name}={value!r} must be at least {at_least}.")
-
-
-def _check_integers(name: str, values: object, length: int | None) -> None:
-    if not isinstance(values, list):
-        raise ConfigurationError(f"{name}={values!r} must be a list of whole numbers.")
-    if not values or (length is not None and len(values) != length):
-        raise ConfigurationError(f"{name}={values!r} must hold {length or 'at least one'} whole numbers.")
-    for value in values:
-        _check_integer(name, value)
-
-
-def _check_number(name: str, value: object, *, above: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= above:
-        raise ConfigurationError(f"{name}={value!r} must be a number above {above}.")
-
-
-def _check_probability(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise ConfigurationError(f"{name}={value!r} must be a probability: at least 0 and below 1.")

@@ -24,9 +24,11 @@ from transformers.image_processing_outputs import SemanticSegmentationPostProces
 from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import ImagesKwargs
 
+from mobilevitv2.boxes import to_corners
 from mobilevitv2.errors import ConfigurationError, ImageError
 from mobilevitv2.picture_tensors import InputContractWarning, each_tensor, layout, shortened, tensor_of
 from mobilevitv2.pictures import read_mask
+from mobilevitv2.suppression import suppress
 from mobilevitv2.weights.writing import write_whole
 
 IGNORED_LABEL = 255
@@ -305,6 +307,54 @@ class MobileViTV2ImageProcessor(TorchvisionBackend):  # type: ignore[misc]  # tr
             )
         return answers
 
+    def post_process_object_detection(
+        self,
+        outputs: Any,
+        threshold: float = 0.5,
+        target_sizes: Sequence[tuple[int, int]] | Tensor | None = None,
+        *,
+        nms_threshold: float = 0.5,
+        candidates: int = 400,
+        max_detections: int = 200,
+    ) -> list[dict[str, Tensor]]:
+        """The objects in each picture; with a threshold of 0.01 as in the official evaluation.
+
+        Args:
+            outputs: of MobileViTV2ForObjectDetection.
+            threshold: the least score, exclusive, in 0..1.
+            target_sizes: for each picture its (height, width) in pixels, which boxes are then given in. Boxes lie in what the model
+                saw: prepare pictures with a size of height and width, and do_center_crop=False.
+            nms_threshold: of two boxes of a class that share more than this (intersection over union) the surer one stays.
+            candidates: how many boxes of each class take part in that at most.
+            max_detections: how many objects are given for a picture at most.
+
+        Returns:
+            For each picture a dictionary, the surest object first: "scores" (n,), "labels" (n,) in 0..num_labels - 1, and "boxes"
+            (n, 4), (left, top, right, bottom), clipped to the picture; in units of the picture (0..1) without target sizes.
+
+        Raises:
+            ConfigurationError: outputs of another task, a number out of its range, not one target size for each picture.
+        """
+        logits, boxes = _detector_answers(outputs)
+        _check_detection_numbers(threshold, nms_threshold, candidates, max_detections)
+        sizes = None if target_sizes is None else _target_sizes(target_sizes, len(logits))
+        scores = logits.float().softmax(-1)[..., 1:]
+        corners = to_corners(boxes.float())
+        answers = []
+        for index in range(len(logits)):
+            found = suppress(
+                scores[index],
+                corners[index],
+                threshold=threshold,
+                nms_threshold=nms_threshold,
+                candidates=candidates,
+                max_detections=max_detections,
+            )
+            height, width = (1, 1) if sizes is None else sizes[index]
+            clipped = found.boxes.clamp(0, 1) * found.boxes.new_tensor([width, height, width, height])
+            answers.append({"scores": found.scores, "labels": found.labels, "boxes": clipped})
+        return answers
+
 
 # ------------------------------------------------------------------------------------------------------------- logits and the like
 
@@ -323,17 +373,42 @@ def _logits_of(outputs: Any, dims: int) -> Tensor:
 def _sizes_of(target_sizes: Sequence[tuple[int, int]] | Tensor | None, logits: Tensor) -> list[tuple[int, int]]:
     if target_sizes is None:
         return [(logits.shape[-2], logits.shape[-1])] * len(logits)
-    if len(target_sizes) != len(logits):
-        raise ConfigurationError(
-            f"{len(target_sizes)} target_sizes came with the logits of {len(logits)} pictures: pass one for each"
-        )
+    return _target_sizes(target_sizes, len(logits))
+
+
+def _target_sizes(target_sizes: Sequence[tuple[int, int]] | Tensor, pictures: int) -> list[tuple[int, int]]:
+    if len(target_sizes) != pictures:
+        raise ConfigurationError(f"{len(target_sizes)} target_sizes came with the logits of {pictures} pictures: pass one for each")
     sizes = []
-    for target in target_sizes:
+    for target in target_sizes.tolist() if isinstance(target_sizes, Tensor) else target_sizes:
         size = tuple(int(length) for length in target)
         if len(size) != 2 or min(size) < 1:
             raise ConfigurationError(f"the target size {size} is no (height, width) in pixels, 1 or more")
         sizes.append((size[0], size[1]))
     return sizes
+
+
+def _detector_answers(outputs: Any) -> tuple[Tensor, Tensor]:
+    logits, boxes = getattr(outputs, "logits", None), getattr(outputs, "pred_boxes", None)
+    if not isinstance(logits, Tensor) or not isinstance(boxes, Tensor):
+        raise ConfigurationError(
+            f"outputs of type {type(outputs).__name__} have no logits and pred_boxes: pass what MobileViTV2ForObjectDetection gave"
+        )
+    if logits.ndim != 3 or boxes.shape != (*logits.shape[:2], 4):
+        raise ConfigurationError(
+            f"logits of shape {tuple(logits.shape)} and pred_boxes of shape {tuple(boxes.shape)} are no detector's: they are "
+            "(pictures, anchors, classes + 1) and (pictures, anchors, 4)"
+        )
+    return logits, boxes
+
+
+def _check_detection_numbers(threshold: float, nms_threshold: float, candidates: int, max_detections: int) -> None:
+    for name, share in (("threshold", threshold), ("nms_threshold", nms_threshold)):
+        if not 0 <= share <= 1:
+            raise ConfigurationError(f"{name} is {share}: give a number from 0 to 1")
+    for name, count in (("candidates", candidates), ("max_detections", max_detections)):
+        if count < 1:
+            raise ConfigurationError(f"{name} is {count}: ask for 1 or more")
 
 
 def _classes(logits: Tensor, size: tuple[int, int]) -> Tensor:

@@ -15,6 +15,8 @@ from mobilevitv2.weights.records import WIDTHS, WeightRecord
 from mobilevitv2.weights.shapes import (
     ANCHORS,
     BACKBONE_PREFIX,
+    BACKGROUND,
+    BOX_NUMBERS,
     Architecture,
     Head,
     Shape,
@@ -65,7 +67,7 @@ class CheckpointInfo(Architecture):
     format: Format
 
     def describe(self) -> str:
-        """In words: "a detector (SSDLite, 81 classes, width 0.5)"."""
+        """In words: "a detector (SSDLite, 80 classes, width 0.5)"."""
         facts = [HEAD_TITLES[self.head]] if self.head else []
         facts += [f"{self.num_labels} classes"] if self.task != "backbone" else []
         return f"{TASK_NOUNS[self.task]} ({', '.join([*facts, f'width {self.width:g}'])})"
@@ -256,14 +258,14 @@ def _num_labels(tensors: _Shapes, task: Task) -> int:
     if task == "segment":
         return _vote(tensors.axis(r"segmentation_head\.(auxiliary_head\.)?classifier\.convolution\.(weight|bias)", 0), 21)
     if task == "detect":
-        return _vote(_detector_classes(tensors), 81)
+        return _vote(_detector_classes(tensors), 80)
     return 0
 
 
 def _detector_classes(tensors: _Shapes) -> Iterator[int]:
     for level, anchors in enumerate(ANCHORS):
         for out in tensors.axis(rf"detection_head\.levels\.{level}\.pointwise\.convolution\.(weight|bias)", 0):
-            yield out // anchors - 4  # four numbers of each anchor are its box
+            yield out // anchors - BOX_NUMBERS - BACKGROUND
 
 
 def _stage_outputs(tensors: _Shapes) -> list[int]:

@@ -37,7 +37,7 @@ class WeightRecord:
     head: Head | None
     dataset: str
     num_labels: int
-    """Classes; a detector's count the background as class 0."""
+    """Classes; of a segmenter with the background where it is one, of a detector without."""
     input_size: int
     """Side of the pictures that the published score was measured on, in pixels."""
     resize: int | tuple[int, int]
@@ -202,7 +202,7 @@ def _detectors() -> Iterator[WeightRecord]:
             width=width,
             head="ssdlite",
             dataset="coco",
-            num_labels=81,
+            num_labels=80,
             input_size=320,
             resize=(320, 320),
             crop=None,

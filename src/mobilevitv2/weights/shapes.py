@@ -17,6 +17,8 @@ Task = Literal["classify", "segment", "detect", "backbone"]
 Head = Literal["deeplabv3", "pspnet", "ssdlite"]
 
 BACKBONE_PREFIX = "mobilevitv2."
+BOX_NUMBERS, BACKGROUND = 4, 1
+"""What a detector answers for each anchor besides the scores of the classes."""
 ANCHORS = (6, 6, 6, 6, 6, 4)
 """Anchors in a cell of each of the detector's six levels."""
 EXTRA_CHANNELS = (256, 128, 128, 64)
@@ -33,7 +35,7 @@ class Architecture:
     width: float
     head: Head | None = None
     num_labels: int = 1000
-    """Classes; a detector's count the background. 0 for a bare backbone."""
+    """Classes; a detector's without the background, which its scores have a column for. 0 for a bare backbone."""
     num_channels: int = 3
     attention_blocks: tuple[int, ...] = (2, 4, 3)
     attention_dims: tuple[int, ...] = (128, 192, 256)
@@ -192,4 +194,4 @@ def _ssdlite(arch: Architecture, channels: tuple[int, ...]) -> Named:
             yield from _conv_norm(f"{name}.projection", hidden, into)
         if not last:  # the last map has one pixel, where a 3x3 kernel has nothing to see
             yield from _conv_norm(f"{name}.depthwise", hidden, 1, kernel=3)
-        yield from _conv(f"{name}.pointwise", anchors * (4 + arch.num_labels), hidden, bias=True)
+        yield from _conv(f"{name}.pointwise", anchors * (BOX_NUMBERS + BACKGROUND + arch.num_labels), hidden, bias=True)
