@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilevitv2 import draw
+from mobilevitv2 import draw, lettering
 from mobilevitv2.draw import draw_heatmap, draw_labels, draw_score_maps, fitted
 
 LABELS = [("tabby cat", 0.75, 1), ("Egyptian cat", 0.2, 2), ("lynx", 0.0, 3)]
@@ -56,8 +56,8 @@ def test_names_of_any_length_and_script_stay_inside() -> None:
 
 
 def test_without_a_system_font_accents_go_and_other_letters_show_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draw, "_system_font", lambda size: None)
-    assert draw._writable("Ägypt 猫", 14)[0] == "Agypt ?"
+    monkeypatch.setattr(lettering, "_system_font", lambda size: None)
+    assert lettering.writable("Ägypt 猫", 14)[0] == "Agypt ?"
 
 
 def test_any_mode_is_drawn_upon() -> None:

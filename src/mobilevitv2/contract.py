@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mobilevitv2.errors import ConfigurationError, DownloadError, MobileViTV2Error
 from mobilevitv2.weights.records import get_record, list_records
+from mobilevitv2.weights.shapes import Task
 
 if TYPE_CHECKING:
     from mobilevitv2.backbone import MobileViTV2PreTrainedModel
@@ -25,20 +26,31 @@ Source = str | os.PathLike[str]
 # Of the official validation: the short side is resized to 288 for a crop of 256, and to the crop itself at 384.
 RESIZE_OVER_CROP = {384: 1.0}
 USUAL_RESIZE_OVER_CROP = 288 / 256
+WHOLE_PICTURE_TASKS = ("segment", "detect")
 IMAGENET_CLASSES = 1000
 
 
-def default_model() -> str:
-    """The name of the classifier inside the package.
+# The official checkpoint of middle size, to name where the package has none of its own.
+OFFICIAL_MODELS: dict[Task, str] = {
+    "classify": "mobilevitv2-1.0-imagenet1k-256",
+    "segment": "deeplabv3-mobilevitv2-1.0-voc",
+    "detect": "ssdlite-mobilevitv2-1.0-coco",
+}
+
+
+def default_model(task: str | None = None) -> str:
+    """The name of the checkpoint of a task inside the package; of the classifier where no task is given.
 
     Raises:
-        ConfigurationError: a package that was built without it.
+        ConfigurationError: a package that was built without it, or a task that has none.
     """
-    bundled = list_records(task="classify", bundled=True)
+    wanted = "classify" if task is None else task
+    if wanted not in OFFICIAL_MODELS:
+        raise ConfigurationError(f"task={task!r} has no checkpoint in the package; the tasks are {', '.join(OFFICIAL_MODELS)}.")
+    bundled = list_records(task=wanted, bundled=True)
     if not bundled:
-        raise ConfigurationError(
-            "this copy of the package holds no checkpoint of its own; name a model, such as --model mobilevitv2-1.0-imagenet1k-256."
-        )
+        what = "no checkpoint of its own" if task is None else f"no checkpoint for the task {task!r}"
+        raise ConfigurationError(f"this copy of the package holds {what}; name a model, such as --model {OFFICIAL_MODELS[wanted]}.")
     return bundled[0].name
 
 
@@ -67,7 +79,7 @@ def load_model(source: Source, *, task: str | None = None) -> tuple[MobileViTV2P
 
     Args:
         source: the name of a record, a folder, a hub id or a weights file.
-        task: "classify", "segment" or "backbone"; told from the source where it is not given.
+        task: "classify", "segment", "detect" or "backbone"; told from the source where it is not given.
 
     Raises:
         ConfigurationError: a name that there is not; WeightsError: weights that cannot be used; DownloadError: a hub id that
@@ -108,7 +120,8 @@ def load_processor(source: Source, config: MobileViTV2Config, *, task: str = "cl
     Args:
         source: as `resolve` gives it.
         config: of the source's model; says the size where nothing else does.
-        task: of the source's model. The official validation crops for classification; for segmentation it takes the whole picture.
+        task: of the source's model. The official validation crops for classification; for segmentation and detection it takes the
+            whole picture.
     """
     from mobilevitv2.image_processing import MobileViTV2ImageProcessor
     from mobilevitv2.loading import find_record
@@ -122,10 +135,15 @@ def load_processor(source: Source, config: MobileViTV2Config, *, task: str = "cl
     elif not os.path.isfile(place):  # a complete folder, or a hub id
         loaded: MobileViTV2ImageProcessor = MobileViTV2ImageProcessor.from_pretrained(place)
         return loaded
-    if task == "segment":
-        return _processor(config.input_size, None, bgr=False)
+    if task in WHOLE_PICTURE_TASKS:
+        return whole_picture_processor(config)
     crop = min(config.input_size)
     return _processor(round(crop * RESIZE_OVER_CROP.get(crop, USUAL_RESIZE_OVER_CROP)), crop, bgr=False)
+
+
+def whole_picture_processor(config: MobileViTV2Config) -> MobileViTV2ImageProcessor:
+    """The image processor of the official validation of segmenters and detectors: the whole picture at the model's input size."""
+    return _processor(config.input_size, None, bgr=False)
 
 
 def _processor(resize: int | tuple[int, int], crop: int | None, *, bgr: bool) -> MobileViTV2ImageProcessor:

@@ -6,13 +6,25 @@ Pillow and numpy alone, with the font that comes with Pillow.
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from mobilevitv2.lettering import SMALLEST_FONT, SMALLEST_WIDTH, enlargement, font_of, shortened, writable
+
+__all__ = [
+    "PANEL",
+    "QUIET_TEXT",
+    "TEXT",
+    "draw_heatmap",
+    "draw_labels",
+    "draw_score_maps",
+    "fitted",
+    "shortened",
+    "writable",
+]
 
 Array = np.ndarray[Any, Any]
 Box = tuple[int, int, int, int]
@@ -22,12 +34,7 @@ BAR = (45, 92, 160)
 FIRST_BAR = (28, 126, 214)
 TEXT = (245, 246, 248)
 QUIET_TEXT = (196, 201, 209)
-SMALLEST_FONT, SMALLEST_WIDTH = 14, 320
-"""Pixels below which nobody can read; smaller pictures get a wider sheet to stand on."""
 PICTURE_WIDTH_OVER_FONT = 40
-# For labels beyond ASCII, those with the most letters first.
-SYSTEM_FONTS = ("NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf", "arial.ttf")
-LARGEST_ENLARGED_SIDE = 640
 
 # From nothing to most, each a step brighter, so that the order survives print in grey. Positions are even.
 HEAT = np.array([[18, 10, 60], [84, 24, 122], [176, 42, 110], [236, 92, 62], [253, 172, 50], [252, 248, 164]], dtype=np.float32)
@@ -60,52 +67,16 @@ def _draw_row(pen: ImageDraw.ImageDraw, box: Box, label: str, probability: float
     share = min(max(probability, 0.0), 1.0)
     pen.rectangle((left, top + 1, left + round(share * (right - left)), bottom - 1), fill=FIRST_BAR if first else BAR)
     colour, percent = TEXT if first else QUIET_TEXT, f"{100 * share:.1f} %"
-    room = right - left - 3 * gap - pen.textlength(percent, font=_font(size))
-    text, font = _writable(" ".join(label.split()), size)  # a line break would leave the row
-    pen.text((left + gap, middle), _shortened(pen, text, room, font), fill=colour, font=font, anchor="lm")
-    pen.text((right - gap, middle), percent, fill=colour, font=_font(size), anchor="rm")
+    room = right - left - 3 * gap - pen.textlength(percent, font=font_of(size))
+    text, font = writable(" ".join(label.split()), size)  # a line break would leave the row
+    pen.text((left + gap, middle), shortened(pen, text, room, font), fill=colour, font=font, anchor="lm")
+    pen.text((right - gap, middle), percent, fill=colour, font=font_of(size), anchor="rm")
 
 
 def _enlarged(picture: Image.Image) -> Image.Image:
     """A picture too narrow for text, a whole number of times as large; its pixels stay visible as such."""
-    factor = min(math.ceil(SMALLEST_WIDTH / picture.width), LARGEST_ENLARGED_SIDE // max(picture.size))
-    if factor < 2:
-        return picture
-    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-
-
-def _shortened(pen: ImageDraw.ImageDraw, text: str, room: float, font: Any) -> str:
-    if pen.textlength(text, font=font) <= room:
-        return text
-    while text and pen.textlength(text + "...", font=font) > room:
-        text = text[:-1]
-    return text.rstrip() + "..."
-
-
-def _writable(text: str, size: int) -> tuple[str, Any]:
-    """A text and a font that has its letters: Pillow's own has ASCII; others need one of the system, or lose their accents."""
-    if text.isascii():
-        return text, _font(size)
-    font = _system_font(size)
-    if font is not None:
-        return text, font
-    plain = unicodedata.normalize("NFKD", text)
-    return "".join(c if c.isascii() else "?" for c in plain if not unicodedata.combining(c)), _font(size)
-
-
-@lru_cache(maxsize=8)
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size)
-
-
-@lru_cache(maxsize=8)
-def _system_font(size: int) -> Any:
-    for name in SYSTEM_FONTS:
-        try:
-            return ImageFont.truetype(name, size)
-        except OSError:
-            continue
-    return None
+    factor = enlargement(picture.size)
+    return picture if factor == 1 else picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
 def draw_heatmap(picture: Image.Image, scores: Array, *, box: Box | None = None, strength: float = 0.7) -> Image.Image:
@@ -147,7 +118,7 @@ def draw_score_maps(
         left, top = gap + index % columns * width, gap + index // columns * height
         sheet.paste(shown, (left + (width - gap - shown.width) // 2, top))
         middle = (left + (width - gap) / 2, top + shown.height + caption / 2)
-        pen.text(middle, name.replace(".", ", "), fill=TEXT, font=_font(15), anchor="mm")
+        pen.text(middle, name.replace(".", ", "), fill=TEXT, font=font_of(15), anchor="mm")
     return sheet
 
 

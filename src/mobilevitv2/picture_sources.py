@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from mobilevitv2.errors import ImageError
 
@@ -30,6 +30,17 @@ SUFFIXES = frozenset({
     ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp",
 })  # fmt: skip
 """File names that `find_pictures` takes for pictures."""
+
+
+class Named(NamedTuple):
+    """A picture to read, under the name that its answer carries; an ImageError where it is known already that it cannot be read."""
+
+    name: str
+    source: Any
+    frame: int | None = None
+    """Number of the frame in its video, from 0."""
+    time: float | None = None
+    """When the frame is shown, in seconds from the start of its video."""
 
 
 def find_pictures(sources: Iterable[str | os.PathLike[str]]) -> list[str]:

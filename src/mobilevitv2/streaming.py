@@ -1,0 +1,185 @@
+"""How pictures flow through a task: sources opened up, pictures read and prepared in threads ahead of the model, answers in order.
+
+Never more than a few batches are in memory, however many pictures there are. A picture that cannot be read gets an answer with
+`error`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mobilevitv2.answers import Prediction
+from mobilevitv2.errors import ConfigurationError, ImageError
+from mobilevitv2.picture_sources import Named
+from mobilevitv2.pictures import find_pictures, read_picture
+from mobilevitv2.video import Video, is_video, read_video
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from mobilevitv2.tasks import Task
+
+
+class _Prepared(NamedTuple):
+    """A picture as the model takes it, or why there is none."""
+
+    prediction: Prediction
+    pixel_values: Tensor | None
+    large: Image.Image | None = None
+    """A picture to answer in tiles, for which there are no pixel_values."""
+
+
+def named_sources(sources: Any) -> Iterator[Named]:
+    """Every picture that `sources` names, one after another: folders, globs and videos opened up, those without a name numbered."""
+    for index, source in enumerate(_each(sources), 1):
+        if isinstance(source, Named):
+            yield source
+        elif isinstance(source, Video):
+            yield from source
+        elif isinstance(source, str | os.PathLike):
+            yield from _found(source)
+        else:
+            yield Named(str(getattr(source, "filename", "") or f"picture {index}"), source)
+
+
+def _each(sources: Any) -> Iterable[Any]:
+    """`sources` where it is a collection of pictures; a collection of one where it is a picture itself."""
+    one = isinstance(sources, str | bytes | bytearray | os.PathLike | Tensor | np.ndarray | Named) or hasattr(sources, "read")
+    return [sources] if one or not isinstance(sources, Iterable) else sources
+
+
+def _found(source: str | os.PathLike[str]) -> Iterator[Named]:
+    try:
+        if is_video(source):
+            yield from read_video(source)
+            return
+        for path in find_pictures([source]):
+            if is_video(path):  # a glob such as *.mp4
+                yield from _found(path)
+            else:
+                yield Named(path, path)
+    except ImageError as error:
+        yield Named(os.fspath(source), error)
+
+
+def count_of(sources: Any) -> int | None:
+    """How many pictures `sources` name, for a progress bar; None where that would take reading them."""
+    if isinstance(sources, Video):
+        return sources.count
+    each = _each(sources)
+    if not isinstance(each, list | tuple) or any(isinstance(source, Video) for source in each):
+        return None
+    paths = [source for source in each if isinstance(source, str | os.PathLike)]
+    if any(is_video(path) for path in paths):
+        return None
+    return len(each) - len(paths) + sum(1 for path in paths for _ in _found(path))
+
+
+def answers_of(
+    items: Iterable[Named],
+    task: Task,
+    *,
+    batch_size: int = 16,
+    workers: int | None = None,
+    keep_pictures: bool = False,
+) -> Iterator[Prediction]:
+    """The answers of a task that is open already, one after another; arguments as in `iter_predictions`."""
+    check_counts(batch_size, workers)
+    threads = workers or min(8, os.cpu_count() or 1)
+    if task.tile is not None:  # pictures may be enormous, so few are held; batches are of tiles
+        return _stream(items, task, group=1, workers=min(threads, 2), batch_size=batch_size, keep_pictures=keep_pictures)
+    return _stream(items, task, group=batch_size, workers=threads, batch_size=batch_size, keep_pictures=keep_pictures)
+
+
+def check_counts(batch_size: int, workers: int | None) -> None:
+    """Raises: ConfigurationError: less than 1."""
+    if batch_size < 1:
+        raise ConfigurationError(f"batch_size={batch_size} gives no batch; use at least 1.")
+    if workers is not None and workers < 1:
+        raise ConfigurationError(f"workers={workers} reads no picture; use at least 1.")
+
+
+def _stream(
+    items: Iterable[Named], task: Task, *, group: int, workers: int, batch_size: int, keep_pictures: bool
+) -> Iterator[Prediction]:
+    prepared = _prepare_ahead(items, task, workers=workers, ahead=group + workers, keep_pictures=keep_pictures)
+    try:
+        while batch := list(islice(prepared, group)):
+            yield from _answer(batch, task, batch_size)
+    finally:
+        prepared.close()
+
+
+def _prepare_ahead(items: Iterable[Named], task: Task, *, workers: int, ahead: int, keep_pictures: bool) -> Generator[_Prepared]:
+    """Prepared pictures in order; at most `ahead` of them wait."""
+    waiting: deque[Future[_Prepared]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="mobilevitv2-read")
+    try:
+        for item in items:
+            waiting.append(pool.submit(_prepare, item, task, keep_pictures))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _prepare(item: Named, task: Task, keep_picture: bool) -> _Prepared:
+    start = Prediction(item.name, task=task.name, frame=item.frame, time=item.time)
+    try:
+        if isinstance(item.source, ImageError):
+            raise item.source
+        picture = read_picture(item.source)
+        start = replace(start, size=picture.size, picture=picture if keep_picture else None)
+        if task.tile is not None and max(picture.size) > task.tile:
+            return _Prepared(start, None, large=picture)
+        return _Prepared(start, task.prepare(picture))
+    except ImageError as error:
+        return _Prepared(replace(start, size=None, picture=None, error=str(error)), None)
+
+
+def _answer(batch: Sequence[_Prepared], task: Task, batch_size: int) -> list[Prediction]:
+    """The answers of a batch, in order; pictures of one shape go through the model together."""
+    fields: dict[int, dict[str, Any]] = {}
+    shapes: dict[torch.Size, list[int]] = {}
+    for index, prepared in enumerate(batch):
+        if prepared.pixel_values is not None:
+            shapes.setdefault(prepared.pixel_values.shape, []).append(index)
+        elif prepared.large is not None:
+            fields[index] = _run_in_tiles(task, prepared.large, batch_size)
+    for indices in shapes.values():
+        stacked = torch.stack([x for index in indices if (x := batch[index].pixel_values) is not None])
+        sizes = [batch[index].prediction.size or (0, 0) for index in indices]
+        fields.update(zip(indices, _run(task, stacked, sizes), strict=True))
+    return [replace(prepared.prediction, **fields.get(index, {})) for index, prepared in enumerate(batch)]
+
+
+def _run(task: Task, pixel_values: Tensor, sizes: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+    try:
+        return task.answer(pixel_values, sizes)
+    except torch.OutOfMemoryError as error:
+        raise ConfigurationError(
+            f"{len(pixel_values)} pictures at once do not fit into the device's memory; use a smaller batch_size, or device='cpu'."
+        ) from error
+
+
+def _run_in_tiles(task: Task, picture: Image.Image, batch_size: int) -> dict[str, Any]:
+    try:
+        return task.answer_in_tiles(picture, batch_size=batch_size)
+    except ImageError as error:
+        return {"error": str(error)}
+    except torch.OutOfMemoryError as error:
+        raise ConfigurationError(
+            f"{batch_size} tiles at once do not fit into the device's memory; use a smaller batch_size, or device='cpu'."
+        ) from error
