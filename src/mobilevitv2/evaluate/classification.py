@@ -56,6 +56,11 @@ class ClassificationResult:
         return self.classes if self.confusion.shape[1] == len(self.classes) else (*self.classes, OTHER)
 
     @property
+    def counted(self) -> str:
+        """What `confusion` counts."""
+        return "pictures"
+
+    @property
     def title(self) -> str:
         """One line that heads pictures of this result."""
         return f"{self.split}: {self.count:,} pictures, top-1 {100 * self.top1:.1f} %"

@@ -6,14 +6,12 @@ import csv
 import io
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from mobilevitv2.data.sources import IntArray
 from mobilevitv2.errors import ConfigurationError, MissingDependency
-
-if TYPE_CHECKING:
-    from mobilevitv2.evaluate.classification import ClassificationResult
 
 _SUFFIXES = (".png", ".pdf", ".svg")
 _NUMBERED = 20
@@ -22,12 +20,37 @@ _NAMED = 250
 """Up to so many classes their names stand at the axes; more cannot be read on a page."""
 
 
-def save_confusion_matrix(result: ClassificationResult, path: str | os.PathLike[str]) -> Path:
+class Confusing(Protocol):
+    """What is needed of a result: a ClassificationResult or a SegmentationResult."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the rows."""
+
+    @property
+    def predicted_names(self) -> tuple[str, ...]:
+        """Names of the columns."""
+
+    @property
+    def confusion(self) -> IntArray:
+        """(true class, predicted class)."""
+
+    @property
+    def counted(self) -> str:
+        """What the matrix counts: "pictures" or "pixels"."""
+
+    @property
+    def title(self) -> str:
+        """The headline."""
+
+
+def save_confusion_matrix(result: Confusing, path: str | os.PathLike[str]) -> Path:
     """Write the matrix: rows are true classes, columns predicted ones.
 
     Args:
-        result: what `evaluate_classification` gave.
-        path: .png, .pdf or .svg draws each row in shares of its class; .csv writes the counts.
+        result: what `evaluate_classification` or `evaluate_segmentation` gave.
+        path: .png, .pdf or .svg draws each row in shares of its class; .csv writes the counts, of pictures
+            or pixels.
 
     Raises:
         ConfigurationError: another suffix.
@@ -48,7 +71,7 @@ def save_confusion_matrix(result: ClassificationResult, path: str | os.PathLike[
     return target
 
 
-def _csv(result: ClassificationResult) -> bytes:
+def _csv(result: Confusing) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["true class", *result.predicted_names])
@@ -57,7 +80,7 @@ def _csv(result: ClassificationResult) -> bytes:
     return text.getvalue().encode()
 
 
-def _picture(result: ClassificationResult, kind: str) -> bytes:
+def _picture(result: Confusing, kind: str) -> bytes:
     try:
         from matplotlib.colors import PowerNorm
         from matplotlib.figure import Figure  # without pyplot: no window, no state left behind
@@ -77,16 +100,18 @@ def _picture(result: ClassificationResult, kind: str) -> bytes:
     colours.set_ticks([0, 0.01, 0.05, 0.2, 0.5, 1])
     colours.set_ticklabels(["0", "1 %", "5 %", "20 %", "50 %", "100 %"])
     axes.set(xlabel="predicted class", ylabel="true class")
-    axes.set_title(f"{result.split}: {result.count:,} pictures, top-1 {100 * result.top1:.1f} %", fontsize=12)
+    axes.set_title(result.title, fontsize=12)
     _name_axes(axes, result)
     if rows <= _NUMBERED:
-        _number_cells(axes, result.confusion, shares)
+        # Pixels go into the millions; what part of the class they are can be read.
+        numbers = shares if result.counted == "pixels" else result.confusion
+        _number_cells(axes, numbers, shares)
     content = io.BytesIO()
     figure.savefig(content, format=kind, bbox_inches="tight")
     return content.getvalue()
 
 
-def _name_axes(axes: Any, result: ClassificationResult) -> None:
+def _name_axes(axes: Any, result: Confusing) -> None:
     if len(result.classes) > _NAMED:
         return
     size = 9 if len(result.classes) <= _NUMBERED else 7
@@ -102,8 +127,10 @@ def _name_axes(axes: Any, result: ClassificationResult) -> None:
         axes.tick_params(which="minor", length=0)
 
 
-def _number_cells(axes: Any, counts: Any, shares: Any) -> None:
-    for (row, column), count in np.ndenumerate(counts):
-        if count:
+def _number_cells(axes: Any, numbers: Any, shares: Any) -> None:
+    """Counts as they are, shares in per cent; nothing where that would be 0."""
+    for (row, column), number in np.ndenumerate(numbers):
+        text = f"{number:,}" if isinstance(number, np.integer) else f"{100 * number:.1f}"
+        if text not in ("0", "0.0"):
             colour = "white" if shares[row, column] > 0.35 else "black"
-            axes.text(column, row, f"{count:,}", ha="center", va="center", fontsize=9, color=colour)
+            axes.text(column, row, text, ha="center", va="center", fontsize=9, color=colour)

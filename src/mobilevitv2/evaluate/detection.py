@@ -52,7 +52,8 @@ def evaluate_detection(
         dtype: arithmetic of a module under autocast, torch.bfloat16 say; None for that of its weights.
         progress: show a progress bar if stderr is a terminal.
         class_names: names of the model's labels in their order. Without them `model.config.id2label` is used, and where there is
-            no such thing, the labels are taken to be the data's classes in their order. Found objects of other classes are left out.
+            no such thing, the labels are taken to be the data's classes in their order. What is found of other classes is left
+            out.
 
     Raises:
         ConfigurationError: the model knows none of the data's classes, or gave labels beyond its names; a processor without
@@ -64,8 +65,8 @@ def evaluate_detection(
         raise DataError(f"split {split.name!r} has no pictures to evaluate on")
     if not hasattr(processor, "post_process_object_detection"):
         raise ConfigurationError(
-            f"the processor ({type(processor).__name__}) has no post_process_object_detection, which turns a detector's outputs into "
-            "boxes; pass MobileViTV2ImageProcessor, or the one that belongs to the model"
+            f"the processor ({type(processor).__name__}) has no post_process_object_detection, which makes boxes of a detector's "
+            "outputs; pass MobileViTV2ImageProcessor, or the one that belongs to the model"
         )
     require_pycocotools()  # now, not after an hour of work
     names = output_names(model) if class_names is None else tuple(class_names)
@@ -90,8 +91,8 @@ def _count(counter: DetectionCounter, group: Group, answers: Sequence[Mapping[st
         labels = np.asarray(found["labels"].cpu())
         if labels.size and (labels.min() < 0 or labels.max() >= len(class_of)):
             raise ConfigurationError(
-                f"the model gave label {labels.max()}, but there are names for 0 to {len(class_of) - 1}: pass class_names with one name "
-                "for each of its labels"
+                f"the model gave label {labels.max()}, but there are names for 0 to {len(class_of) - 1}: pass class_names with one "
+                "name for each of its labels"
             )
         classes = class_of[labels]
         known = classes < len(counter.split.classes)

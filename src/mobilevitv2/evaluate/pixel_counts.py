@@ -190,6 +190,11 @@ class SegmentationResult:
         return self.classes if self.confusion.shape[1] == len(self.classes) else (*self.classes, OTHER)
 
     @property
+    def counted(self) -> str:
+        """What `confusion` counts."""
+        return "pixels"
+
+    @property
     def title(self) -> str:
         """One line that heads pictures of this result."""
         return f"{self.split}: {self.count:,} pictures, mIoU {100 * self.miou:.1f} %"

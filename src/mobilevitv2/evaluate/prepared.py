@@ -56,8 +56,8 @@ class Views:
     """A picture as the model sees it, once for each scale: tensors (channels, height, width).
 
     `processor` is called with one Pillow image; one of transformers' image processors also with return_tensors="pt". With `whole`,
-    it does not cut out the centre. At scales other than 1 an image processor resizes to so many times the size, and what other
-    functions give is resized.
+    it neither cuts out the centre nor pads. At scales other than 1 an image processor resizes to so many times the size, and what
+    other functions give is resized.
     """
 
     processor: Callable[..., Any]
@@ -79,8 +79,8 @@ class Views:
 
     def _options(self, scale: float) -> dict[str, Any]:
         options: dict[str, Any] = {"return_tensors": "pt"}
-        if self.whole and getattr(self.processor, "do_center_crop", False):
-            options["do_center_crop"] = False
+        if self.whole:
+            options |= {name: False for name in ("do_center_crop", "do_pad") if getattr(self.processor, name, False)}
         if scale != 1:
             size: Any = self.processor.size  # type: ignore[attr-defined]  # image processors have one
             options["size"] = {name: _scaled(length, scale) for name, length in dict(size).items() if length}
