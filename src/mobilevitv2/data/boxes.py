@@ -103,7 +103,7 @@ class RawSplit:
 
 def put_right(split: RawSplit) -> tuple[BoxTable, list[Problem]]:
     """Drop what is no box, clip what reaches out of its picture, drop what is there twice; each is remembered."""
-    raw, problems = split.boxes, []
+    raw, problems = split.boxes, list[Problem]()
     size = split.sizes[raw.picture].astype(np.float64).reshape(-1, 2)
     sized = np.asarray((size > 0).all(axis=1))
     corners = raw.corners.astype(np.float64).reshape(-1, 4)

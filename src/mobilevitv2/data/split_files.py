@@ -13,7 +13,6 @@ from mobilevitv2.data.sources import split_named
 from mobilevitv2.errors import DataError
 from mobilevitv2.picture_sources import SUFFIXES
 
-
 _LISTED_SUFFIXES = SUFFIXES | {".xml", ".txt"}
 
 
