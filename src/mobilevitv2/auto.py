@@ -102,15 +102,15 @@ def told_task(source: str | os.PathLike[str]) -> str:
 
 def _told_configuration(source: str | os.PathLike[str], options: dict[str, Any]) -> Any:
     from mobilevitv2.configuration import MobileViTV2Config
-    from mobilevitv2.loading import find_record, record_values
+    from mobilevitv2.loading import find_record, record_values, with_options
     from mobilevitv2.weights import config_values, identify, read_state_dict
 
     record = find_record(source)
     if record is not None and record.path is None:
-        return MobileViTV2Config(**{**record_values(record), **options})
+        return MobileViTV2Config(**with_options(record_values(record), options))
     place = source if record is None or record.path is None else record.path
     if os.path.isfile(place):
-        return MobileViTV2Config(**{**config_values(identify(read_state_dict(Path(place)))), **options})
+        return MobileViTV2Config(**with_options(config_values(identify(read_state_dict(Path(place)))), options))
     return MobileViTV2Config.from_pretrained(place, **options)
 
 

@@ -18,7 +18,7 @@ from mobilevitv2.blocks import ConvNormAct, MobileNetLayer, MobileViTV2Block, Tr
 from mobilevitv2.checks import check_pixel_values
 from mobilevitv2.configuration import MobileViTV2Config
 from mobilevitv2.errors import ConfigurationError
-from mobilevitv2.loading import check_folder, find_record, load_file
+from mobilevitv2.loading import check_folder, check_task, find_record, load_file
 from mobilevitv2.weights import fetch
 
 
@@ -126,6 +126,8 @@ class MobileViTV2PreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # tran
         if pretrained_model_name_or_path is None:  # transformers' way to hand over a state_dict
             return cast(Self, super().from_pretrained(None, *model_args, **kwargs))
         record = find_record(pretrained_model_name_or_path)
+        if record is not None:
+            check_task(cls.task, record)
         source = pretrained_model_name_or_path if record is None else fetch(record)
         if os.path.isfile(source):
             return cast(Self, load_file(cls, Path(source), *model_args, record=record, **kwargs))

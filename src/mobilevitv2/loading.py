@@ -13,6 +13,7 @@ import torch
 from mobilevitv2.configuration import MobileViTV2Config
 from mobilevitv2.errors import WeightsError, WeightsMismatch, WrongTaskError
 from mobilevitv2.weights import (
+    Architecture,
     CheckpointInfo,
     WeightRecord,
     compare,
@@ -23,6 +24,7 @@ from mobilevitv2.weights import (
     to_ours,
     wrong_task_message,
 )
+from mobilevitv2.weights.class_names import class_names, label_options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,6 +74,7 @@ def record_values(record: WeightRecord) -> dict[str, Any]:
         "image_size": record.input_size,
         "output_stride": record.output_stride,
     }
+    values.update(label_options(class_names(record.task, record.dataset)))
     if record.task == "classify":
         return {**values, "classifier_dropout_prob": 0.0}  # the official classifiers have no dropout
     if record.task == "segment":
@@ -79,6 +82,24 @@ def record_values(record: WeightRecord) -> dict[str, Any]:
     if record.atrous_rates is not None:
         values["atrous_rates"] = record.atrous_rates
     return values
+
+
+def with_options(values: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options over values; another number of classes, or other names, take the place of all that the values say of them."""
+    said = ("num_labels", "id2label", "label2id")
+    replaced = said if any(options.get(name) is not None for name in said) else ()
+    return {**{name: value for name, value in values.items() if name not in replaced}, **options}
+
+
+def check_task(task: str, record: WeightRecord) -> None:
+    """Refuse a record of another task before its file is fetched.
+
+    Raises:
+        WrongTaskError: the message names the class to use.
+    """
+    if not _fits(task, record.task):
+        architecture = Architecture(task=record.task, width=record.width, head=record.head, num_labels=record.num_labels)
+        raise WrongTaskError(f"{record.name}: {wrong_task_message(architecture, task)}")
 
 
 def load_file(
@@ -154,7 +175,8 @@ def _configuration(
     if info.task != task:
         values = {name: value for name, value in values.items() if name in TRUNK_OPTIONS}
     kwargs.pop("config", None)
-    config, unused = MobileViTV2Config.from_dict(dict(values), return_unused_kwargs=True, **kwargs)
+    values = {name: value for name, value in with_options(values, kwargs).items() if name in values}
+    config, unused = MobileViTV2Config.from_dict(values, return_unused_kwargs=True, **kwargs)
     return config, unused
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from mobilevitv2.errors import UnknownWeightsFormat, WeightsError, WeightsMismatch
+from mobilevitv2.weights.class_names import class_names, label_options
 from mobilevitv2.weights.comparing import compare
 from mobilevitv2.weights.key_maps import FORMAT_TITLES, FORMATS, Format, names_from_ours, names_to_ours
 from mobilevitv2.weights.records import WIDTHS, WeightRecord
@@ -17,6 +18,8 @@ from mobilevitv2.weights.shapes import (
     BACKBONE_PREFIX,
     BACKGROUND,
     BOX_NUMBERS,
+    EXTRA_CHANNELS,
+    LEVEL_CHANNELS,
     Architecture,
     Head,
     Shape,
@@ -68,9 +71,7 @@ class CheckpointInfo(Architecture):
 
     def describe(self) -> str:
         """In words: "a detector (SSDLite, 80 classes, width 0.5)"."""
-        facts = [HEAD_TITLES[self.head]] if self.head else []
-        facts += [f"{self.num_labels} classes"] if self.task != "backbone" else []
-        return f"{TASK_NOUNS[self.task]} ({', '.join([*facts, f'width {self.width:g}'])})"
+        return _describe(self)
 
 
 def identify(state_dict: Mapping[str, Tensor]) -> CheckpointInfo:
@@ -129,21 +130,31 @@ def config_values(info: CheckpointInfo, *, record: WeightRecord | None = None) -
         values["classifier_dropout_prob"] = 0.0  # the official classifiers have no dropout
     if info.task == "segment":
         values.update(_segmentation_values(info, record))
+    if info.task == "detect":
+        values["detection_extra_channels"] = list(info.extra_channels)
+        values["detection_level_channels"] = list(info.level_channels)
     if record is not None:
         values["image_size"] = record.input_size
+        values.update(label_options(class_names(record.task, record.dataset)))
     elif info.task != "classify":
         values["image_size"] = {"segment": 512, "detect": 320}.get(info.task, 256)
     return values
 
 
-def wrong_task_message(info: CheckpointInfo, wanted: str) -> str:
+def wrong_task_message(info: Architecture, wanted: str) -> str:
     """Why these weights do not answer the `wanted` task ("classify", "segment", "detect"), and which class they are for."""
     if info.task == "backbone":
         return (
-            f"this is {info.describe()} without a head, so it cannot {wanted}; "
+            f"this is {_describe(info)} without a head, so it cannot {wanted}; "
             f"load it with {MODEL_CLASSES['backbone']}, or train a head"
         )
-    return f"this is {info.describe()}; use {MODEL_CLASSES[info.task]}, or {MODEL_CLASSES['backbone']} to take only its backbone"
+    return f"this is {_describe(info)}; use {MODEL_CLASSES[info.task]}, or {MODEL_CLASSES['backbone']} to take only its backbone"
+
+
+def _describe(info: Architecture) -> str:
+    facts = [HEAD_TITLES[info.head]] if info.head else []
+    facts += [f"{info.num_labels} classes"] if info.task != "backbone" else []
+    return f"{TASK_NOUNS[info.task]} ({', '.join([*facts, f'width {info.width:g}'])})"
 
 
 def _segmentation_values(info: CheckpointInfo, record: WeightRecord | None) -> dict[str, object]:
@@ -241,6 +252,8 @@ def _measure(fmt: Format, shapes: Mapping[str, Shape]) -> CheckpointInfo:
         head_channels=_vote(tensors.axis(rf"segmentation_head\.(aspp\.project|psp\.fusion)\.{OUTPUT}", 0), 512),
         psp_branches=tensors.count(r"segmentation_head\.psp\.branches\.(\d+)\.") or 4,
         has_auxiliary_head=tensors.any("segmentation_head.auxiliary_head."),
+        extra_channels=tuple(_extra_channels(tensors)),
+        level_channels=tuple(_level_channels(tensors)),
     )
 
 
@@ -266,6 +279,19 @@ def _detector_classes(tensors: _Shapes) -> Iterator[int]:
     for level, anchors in enumerate(ANCHORS):
         for out in tensors.axis(rf"detection_head\.levels\.{level}\.pointwise\.convolution\.(weight|bias)", 0):
             yield out // anchors - BOX_NUMBERS - BACKGROUND
+
+
+def _extra_channels(tensors: _Shapes) -> Iterator[int]:
+    for layer, default in enumerate(EXTRA_CHANNELS):
+        path = rf"extra_layers\.{layer}\.(pointwise\.)?{OUTPUT}"
+        yield _vote(tensors.axis(path, 0), default)
+
+
+def _level_channels(tensors: _Shapes) -> Iterator[int]:
+    for level, default in enumerate(LEVEL_CHANNELS):
+        name = rf"detection_head\.levels\.{level}"
+        inputs = tensors.axis(rf"{name}\.pointwise\.convolution\.weight", 1)
+        yield _vote([*inputs, *tensors.axis(rf"{name}\.(projection|depthwise)\.{OUTPUT}", 0)], default)
 
 
 def _stage_outputs(tensors: _Shapes) -> list[int]:

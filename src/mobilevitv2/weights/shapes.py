@@ -22,9 +22,9 @@ BOX_NUMBERS, BACKGROUND = 4, 1
 ANCHORS = (6, 6, 6, 6, 6, 4)
 """Anchors in a cell of each of the detector's six levels."""
 EXTRA_CHANNELS = (256, 128, 128, 64)
-"""Output channels of the detector's layers behind the backbone (strides 64, 128, 256 and the pooled map)."""
+"""Official output channels of the detector's layers behind the backbone (strides 64, 128, 256 and the pooled map)."""
 LEVEL_CHANNELS = (512, 256, 256, 128, 128, 64)
-"""Channels that the detector's heads work on."""
+"""Official channels that the detector's heads work on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,10 @@ class Architecture:
     """Width of the DeepLabV3 or PSPNet head."""
     psp_branches: int = 4
     has_auxiliary_head: bool = False
+    extra_channels: tuple[int, ...] = EXTRA_CHANNELS
+    """Output channels of the detector's layers behind the backbone."""
+    level_channels: tuple[int, ...] = LEVEL_CHANNELS
+    """Channels that the detector's heads work on."""
 
 
 def make_divisible(value: float, *, divisor: int = 8, minimum: int | None = None) -> int:
@@ -183,12 +187,12 @@ def _auxiliary(arch: Architecture, channels: int) -> Named:
 
 
 def _ssdlite(arch: Architecture, channels: tuple[int, ...]) -> Named:
-    inputs = (*channels, *EXTRA_CHANNELS)
-    for layer, (into, out) in enumerate(zip(inputs[1:-2], EXTRA_CHANNELS[:3], strict=True)):
+    inputs, pooled = (*channels, *arch.extra_channels), len(arch.extra_channels) - 1
+    for layer, (into, out) in enumerate(zip(inputs[1:-2], arch.extra_channels[:-1], strict=True)):
         yield from _conv_norm(f"extra_layers.{layer}.depthwise", into, 1, kernel=3)
         yield from _conv_norm(f"extra_layers.{layer}.pointwise", out, into)
-    yield from _conv("extra_layers.3", EXTRA_CHANNELS[3], EXTRA_CHANNELS[2])
-    for level, (into, hidden, anchors) in enumerate(zip(inputs, LEVEL_CHANNELS, ANCHORS, strict=True)):
+    yield from _conv(f"extra_layers.{pooled}", inputs[-1], inputs[-2])
+    for level, (into, hidden, anchors) in enumerate(zip(inputs, arch.level_channels, ANCHORS, strict=True)):
         name, last = f"detection_head.levels.{level}", level == len(ANCHORS) - 1
         if into != hidden:
             yield from _conv_norm(f"{name}.projection", hidden, into)
