@@ -23,15 +23,17 @@ class Argument:
     Attributes:
         help: one sentence.
         metavar: the word that stands for the value.
-        file_suffix: of an option that may stand alone and then means standard output; only a following word with this ending is
-            its value, so that `--json cat.jpg` does not take the picture for the file to write.
+        file_suffix: of an option that may stand alone and then means standard output; only a following word with this ending, or
+            one of these, is its value, so that `--json cat.jpg` does not take the picture for the file to write.
         at_least_one: of a list.
+        aliases: other words for an option.
     """
 
     help: str
     metavar: str | None = None
-    file_suffix: str | None = None
+    file_suffix: str | tuple[str, ...] | None = None
     at_least_one: bool = False
+    aliases: tuple[str, ...] = ()
 
 
 class Parser(argparse.ArgumentParser):
@@ -60,12 +62,12 @@ def arguments_of(verb: Verb, argv: Sequence[str], *, prog: str) -> dict[str, Any
     return values
 
 
-def parser_of(verb: Verb, *, prog: str) -> tuple[Parser, dict[str, str]]:
+def parser_of(verb: Verb, *, prog: str) -> tuple[Parser, dict[str, str | tuple[str, ...]]]:
     """The parser of a verb, and the endings of its options that may stand alone."""
     text = "\n\n".join(map(_filled, (inspect.getdoc(verb) or "").split("\n\n")))
     parser = Parser(prog=prog, description=text, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
     hints = get_type_hints(verb, include_extras=True)
-    flags = {}
+    flags: dict[str, str | tuple[str, ...]] = {}
     for name, parameter in inspect.signature(verb).parameters.items():
         annotated, argument = get_args(hints[name])
         _add(parser, name, annotated, argument, parameter)
@@ -102,7 +104,8 @@ def _add(parser: Parser, name: str, kind: Any, argument: Argument, parameter: in
         required = parameter.default is inspect.Parameter.empty
         default = None if required else parameter.default
         shown = "" if default is None or required else f" (default: {default})"
-        parser.add_argument(_flag(name), **{**options, "help": options["help"] + shown, "default": default, "required": required})
+        names = (_flag(name), *argument.aliases)
+        parser.add_argument(*names, **{**options, "help": options["help"] + shown, "default": default, "required": required})
     else:
         parser.add_argument(name, **options)
 
@@ -119,7 +122,7 @@ def _without_double_dash(argv: list[str]) -> list[str]:
     return argv[:end] + [f"./{word}" if word.startswith("-") and word != STDOUT else word for word in argv[end + 1 :]]
 
 
-def _with_lone_flags(argv: list[str], flags: dict[str, str]) -> tuple[list[str], bool]:
+def _with_lone_flags(argv: list[str], flags: dict[str, str | tuple[str, ...]]) -> tuple[list[str], bool]:
     """`--json cat.jpg` becomes `--json=- cat.jpg`, `--json out.json` becomes `--json=out.json`; and whether a "-" was taken."""
     plain: list[str] = []
     freed = False

@@ -51,6 +51,18 @@ class Annotated(Protocol):
         """(n,) objects that need not be found."""
 
 
+class Numbered(Protocol):
+    """The ids that a detection split came with."""
+
+    @property
+    def image_ids(self) -> tuple[int | str, ...]:
+        """Of each picture."""
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """Of each class."""
+
+
 class DetectionCounter:
     """Collects detections and compares them with the annotations of a split.
 
@@ -202,6 +214,19 @@ class DetectionResult:
             "per_class_boxes": self.per_class_boxes,
             "unreadable": list(self.unreadable),
         }
+
+    def coco_results(self, split: Numbered) -> list[dict[str, Any]]:
+        """What was found in COCO's result format, with the ids of the data: a list of image_id, category_id, bbox and score."""
+        return [
+            {
+                "image_id": split.image_ids[index],
+                "category_id": split.category_ids[label],
+                "bbox": [round(value, 2) for value in (left, top, right - left, bottom - top)],
+                "score": round(score, 5),
+            }
+            for index, found in sorted(self.found.items())
+            for (left, top, right, bottom), label, score in zip(*(each.tolist() for each in found), strict=True)
+        ]
 
     def table(self) -> str:
         """The metrics as plain text: all, each class that has boxes, unreadable pictures."""
