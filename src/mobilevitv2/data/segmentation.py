@@ -124,8 +124,8 @@ def open_segmentation_data(
 
     Args:
         source: a folder with `images` and `masks` (and lists or folders for the splits), or of PASCAL VOC's or ADE20K's layout;
-            parquet files, a folder written by `save_to_disk` of `datasets`, or a data set of the hub ("owner/name" or "owner/name:config")
-            with columns of pictures and masks.
+            parquet files, a folder written by `save_to_disk` of `datasets`, or a data set of the hub ("owner/name" or
+            "owner/name:config") with columns of pictures and masks.
         validation_fraction: where there is no validation split, this part of the train split becomes one; 0 for none. The test
             split is never touched.
         seed: chooses which pictures that are; the same seed gives the same ones.
