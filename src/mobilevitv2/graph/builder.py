@@ -1,0 +1,93 @@
+"""Nodes and constants of a graph, with names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mobilevitv2.graph import protobuf
+
+Array = np.ndarray[Any, Any]
+OPSET = 18
+
+
+class Builder:
+    """Collects the nodes of a graph in the order in which they run.
+
+    `scope` stands before the names of nodes, so that a reader of the graph, or a list of operators to keep in float, can tell where
+    a node belongs: "encoder.layer.2.transformer.layer.0.attention/Softmax".
+    """
+
+    def __init__(self) -> None:
+        self.scope = ""
+        self.operators: Counter[str] = Counter()
+        self.node_names: list[tuple[str, str]] = []
+        self._nodes: list[bytes] = []
+        self._tensors: list[bytes] = []
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._taken: Counter[str] = Counter()
+        self._inputs: list[bytes] = []
+        self._outputs: list[bytes] = []
+
+    def add(self, operator: str, *inputs: str, outputs: Sequence[str] | None = None, **attributes: protobuf.Attribute) -> str:
+        """One node; the name of its first output."""
+        name = self._fresh(f"{self.scope}/{operator}" if self.scope else operator)
+        given = list(outputs) if outputs else [f"{name}:0"]
+        self._nodes.append(protobuf.node(operator, name, inputs, given, attributes))
+        self.operators[operator] += 1
+        self.node_names.append((operator, name))
+        return given[0]
+
+    def weight(self, name: str, value: Array) -> str:
+        """A tensor of the model, under its own name."""
+        name = self._fresh(name)
+        self._tensors.append(protobuf.tensor(name, value))
+        return name
+
+    def constant(self, value: Any, dtype: str = "float32") -> str:
+        """A small constant; equal ones are kept once."""
+        array = np.asarray(value, dtype=dtype)
+        key = (array.dtype.name, array.shape, array.tobytes())
+        if key not in self._constants:
+            self._constants[key] = self.weight("constant", array)
+        return self._constants[key]
+
+    def ints(self, *values: int) -> str:
+        """A constant of shape (n,), int64."""
+        return self.constant(values, "int64")
+
+    def cast(self, x: str, dtype: str) -> str:
+        """`x` as another type."""
+        return self.add("Cast", x, to=protobuf.ELEMENT_TYPES[dtype])
+
+    def input(self, name: str, dtype: str, shape: Sequence[int | str], meaning: str) -> str:
+        """An input of the graph; words are free axes."""
+        self._inputs.append(protobuf.value_info(name, dtype, shape, meaning))
+        self._taken[name] += 1
+        return name
+
+    def output(self, value: str, name: str, dtype: str, shape: Sequence[int | str], meaning: str) -> None:
+        """An output of the graph, by a name of its own."""
+        self.add("Identity", value, outputs=[name])
+        self._outputs.append(protobuf.value_info(name, dtype, shape, meaning))
+
+    def to_bytes(self, *, producer: str, version: str, metadata: Mapping[str, str]) -> bytes:
+        """The file."""
+        graph = b"".join(
+            (
+                *(protobuf.content(1, each) for each in self._nodes),
+                protobuf.content(2, "mobilevitv2"),
+                *(protobuf.content(5, each) for each in self._tensors),
+                *(protobuf.content(11, each) for each in self._inputs),
+                *(protobuf.content(12, each) for each in self._outputs),
+            )
+        )
+        return protobuf.model(graph, opset=OPSET, producer=producer, version=version, metadata=metadata)
+
+    def _fresh(self, name: str) -> str:
+        self._taken[name] += 1
+        count = self._taken[name]
+        return name if count == 1 else self._fresh(f"{name}_{count - 1}")
