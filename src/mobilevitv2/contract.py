@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mobilevitv2.class_names import known_names
 from mobilevitv2.errors import ConfigurationError, DownloadError, MobileViTV2Error
 from mobilevitv2.weights.records import get_record, list_records
 from mobilevitv2.weights.shapes import Task
@@ -27,7 +28,8 @@ Source = str | os.PathLike[str]
 RESIZE_OVER_CROP = {384: 1.0}
 USUAL_RESIZE_OVER_CROP = 288 / 256
 WHOLE_PICTURE_TASKS = ("segment", "detect")
-IMAGENET_CLASSES = 1000
+OFFICIAL_SETS = {("classify", 1000): "imagenet1k", ("segment", 21): "voc", ("segment", 150): "ade20k", ("detect", 80): "coco"}
+OFFICIAL_NAMES = {"imagenet1k": "ImageNet-1k", "voc": "PASCAL VOC", "ade20k": "ADE20K", "coco": "COCO"}
 
 
 # The official checkpoint of middle size, to name where the package has none of its own.
@@ -93,7 +95,7 @@ def load_model(source: Source, *, task: str | None = None) -> tuple[MobileViTV2P
     with reading(source):
         model = create(source, task=task, dtype=torch.float32)
         processor = load_processor(source, model.config, task=model.task)
-    name_classes(model.config, source)
+    name_classes(model.config, source, task=model.task)
     return model, processor
 
 
@@ -156,25 +158,26 @@ def _processor(resize: int | tuple[int, int], crop: int | None, *, bgr: bool) ->
     return MobileViTV2ImageProcessor(**options)
 
 
-def name_classes(config: MobileViTV2Config, source: Source) -> None:
-    """Give the 1000 ImageNet classes their names where the weights, as single files do, came without any.
+def name_classes(config: MobileViTV2Config, source: Source, *, task: str = "classify") -> None:
+    """Give the classes of the official weights their names where these, as single files do, came without any.
 
-    The official and timm's files hold numbers alone. torchvision, which is always there, has the names in the same order.
+    Files hold numbers alone: one without a record is taken for weights of the official data set of its task and number of classes
+    (1000: ImageNet-1k; for segmentation 21: PASCAL VOC, 150: ADE20K; for detection 80: COCO), with a warning.
     """
     from mobilevitv2.loading import find_record
 
-    if config.num_labels != IMAGENET_CLASSES or config.id2label.get(0) != "LABEL_0":
+    if config.id2label.get(0) != "LABEL_0":
         return
     record = find_record(source)
     if record is None and not os.path.isfile(source):
         return  # a folder that says LABEL_0 means it
-    if record is None:
-        logger.warning("%s names no classes; its %d classes are taken for those of ImageNet-1k.", source, IMAGENET_CLASSES)
-    elif not record.dataset.startswith("imagenet"):
+    dataset = OFFICIAL_SETS.get((task, config.num_labels)) if record is None else record.dataset
+    names = None if dataset is None else known_names(dataset)
+    if names is None or len(names) != config.num_labels:
         return
-    from torchvision.models import MobileNet_V2_Weights
-
-    names = MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]
+    if record is None:
+        called = OFFICIAL_NAMES[str(dataset)]
+        logger.warning("%s names no classes; its %d classes are taken for those of %s.", source, config.num_labels, called)
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
 

@@ -36,6 +36,8 @@ class Task(Protocol):
 
     name: str
     """As `Prediction.task` has it."""
+    names: Mapping[int, str]
+    """Of the model's classes."""
     tile: int | None
     """Side, in pixels, above which a picture is answered in tiles; None for never."""
 
@@ -69,6 +71,7 @@ class Classifier:
         if model.config.num_labels < 1:
             raise ConfigurationError("the model has num_labels=0, so no classes to tell; use its features instead.")
         self.model, self.processor, self.attention = model, processor, attention
+        self.names: Mapping[int, str] = model.config.id2label
         self.tile: int | None = None
         self.top_k = min(top_k, model.config.num_labels)
         # Independent yes-or-no classes do not share one probability; as in transformers' pipeline.
@@ -108,9 +111,8 @@ class Classifier:
         logits = logits.float()
         probabilities = logits.sigmoid() if self.independent else logits.softmax(dim=-1)
         best = probabilities.topk(self.top_k)
-        names = self.model.config.id2label
         return [
-            [Label(class_name(names, index), value, index) for value, index in zip(values, indices, strict=True)]
+            [Label(class_name(self.names, index), value, index) for value, index in zip(values, indices, strict=True)]
             for values, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
 

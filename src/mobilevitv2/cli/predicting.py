@@ -2,60 +2,102 @@
 
 from __future__ import annotations
 
-import io
+import glob
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Annotated, Literal, TextIO
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 from mobilevitv2.cli.arguments import STDOUT, Argument
-from mobilevitv2.cli.output import CsvWriter, JsonWriter, line_of, note, opened, printable, table_of, writable_folder
+from mobilevitv2.cli.output import (
+    CocoWriter,
+    CsvWriter,
+    JsonWriter,
+    line_of,
+    note,
+    opened,
+    printable,
+    table_of,
+    writable_folder,
+)
+from mobilevitv2.cli.saving import Saver
 from mobilevitv2.contract import default_model, resolve
-from mobilevitv2.errors import ConfigurationError
+from mobilevitv2.errors import ConfigurationError, ImageError
+from mobilevitv2.picture_sources import Named, find_pictures
+from mobilevitv2.video import Video, is_video, read_video
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from mobilevitv2.prediction import Prediction, Task
+    from mobilevitv2.video import VideoWriter
 
 MOST_TABLES = 10
 """Pictures that get a table each; more get a line each."""
 DEFAULT_FOLDER = "predictions"
-LARGEST_MAP_SIDE = 1280
 
 
 def predict(
     sources: Annotated[
-        list[str], Argument("files, folders (with all below), globs, URLs, or - for paths on standard input", metavar="SOURCE")
+        list[str],
+        Argument(
+            "pictures and videos: files, folders (with all below), globs, URLs, or - for paths on standard input", metavar="SOURCE"
+        ),
     ],
     *,
     model: Annotated[
         str | None,
-        Argument("name (`mobilevitv2 models`), folder, weights file or hub id; without it the classifier inside the package"),
+        Argument("name (`mobilevitv2 models`), folder, weights file or hub id; without it the one of the task inside the package"),
     ] = None,
-    task: Annotated[Literal["classify"] | None, Argument("what to answer; told from the model where it is not given")] = None,
-    top_k: Annotated[int, Argument("labels for each picture", metavar="N")] = 5,
+    task: Annotated[
+        Literal["classify", "segment", "detect"] | None,
+        Argument(
+            "what to answer: labels, the class of each pixel, or boxes; told from the model, or classify, where it is not given"
+        ),
+    ] = None,
+    top_k: Annotated[int, Argument("classify: labels for each picture", metavar="N")] = 5,
+    threshold: Annotated[float | None, Argument("detect: least score of a box, 0 to 1; 0.3 without it", metavar="SCORE")] = None,
+    classes: Annotated[
+        str | None, Argument("segment, detect: tell of these alone; names or indices with commas between", metavar="A,B")
+    ] = None,
+    tile: Annotated[
+        int | None,
+        Argument("segment, detect: answer larger pictures in overlapping tiles with this side, e.g. 1024", metavar="PIXELS"),
+    ] = None,
     device: Annotated[str | None, Argument("cpu, cuda, cuda:1, mps; without it the best there is", metavar="NAME")] = None,
     batch_size: Annotated[int, Argument("pictures answered at once", metavar="N")] = 16,
     workers: Annotated[int | None, Argument("threads that read pictures; without it one a core, at most 8", metavar="N")] = None,
     json: Annotated[
-        str | None, Argument("write JSON to FILE.json, or to standard output", metavar="FILE.json", file_suffix=".json")
+        str | None,
+        Argument(
+            "write JSON to FILE.json, or to standard output; FILE.jsonl has one answer a line",
+            metavar="FILE.json",
+            file_suffix=(".json", ".jsonl"),
+        ),
     ] = None,
     csv: Annotated[
         str | None, Argument("write CSV to FILE.csv, or to standard output", metavar="FILE.csv", file_suffix=".csv")
     ] = None,
-    save: Annotated[str | None, Argument("write each picture with its labels into this folder", metavar="DIR")] = None,
+    coco: Annotated[
+        str | None,
+        Argument(
+            "segment, detect: write COCO's results to FILE.json, or to standard output", metavar="FILE.json", file_suffix=".json"
+        ),
+    ] = None,
+    masks: Annotated[bool, Argument("segment: put the pixels of each class into the JSON, as COCO's run lengths")] = False,
+    save: Annotated[
+        str | None, Argument("write each picture or video with its answer, and masks as index PNG, into this folder", metavar="DIR")
+    ] = None,
+    video: Annotated[bool, Argument("take a folder's pictures as the frames of one video")] = False,
+    rate: Annotated[float | None, Argument("with --video: frames a second; 25 without it", metavar="FPS")] = None,
+    every: Annotated[int, Argument("of videos, answer each N-th frame", metavar="N")] = 1,
     attention: Annotated[
         bool,
         Argument(f"also write the context scores of each attention layer over the picture (into {DEFAULT_FOLDER}/, or --save)"),
     ] = False,
 ) -> int:
-    """Say what is on pictures.
+    """Say what is on pictures and videos.
 
-    Prints the most probable labels of each picture; a bar shows how sure the model is.
+    Prints the most probable labels of each picture, how much of it each class covers, or the boxes of the objects on it.
 
     exit codes: 0 every picture was answered; 1 some or all could not be read (the reason is on standard error and, in JSON and CSV,
     under "error"), or nothing could be done at all; 2 bad usage; 130 interrupted.
@@ -63,47 +105,148 @@ def predict(
     examples:
       mobilevitv2 predict cat.jpg
       mobilevitv2 predict photos/ --json answers.json --save annotated
+      mobilevitv2 predict cat.jpg --task segment --save annotated
+      mobilevitv2 predict street.mp4 --task detect --classes person,car --every 5 --json boxes.jsonl --save annotated
       find . -name '*.png' | mobilevitv2 predict - --csv --model mobilevitv2-1.0-imagenet1k-256
     """
-    if json == csv == STDOUT:
-        raise ConfigurationError("--json and --csv cannot both go to standard output; name a file for one of them.")
-    model = os.fspath(resolve(model or default_model()))
+    if (json, csv, coco).count(STDOUT) > 1:
+        raise ConfigurationError("only one of --json, --csv and --coco can go to standard output; name a file for the others.")
+    model = os.fspath(resolve(model or default_model(task)))
     folder = save or (DEFAULT_FOLDER if attention else None)
+    if attention and task not in (None, "classify"):
+        raise ConfigurationError(f"--attention shows where a classifier looks; --task {task} has no such maps: leave it out.")
     with ExitStack() as stack:
         # What is to be written is opened before the model is loaded, so that a folder without permission is known at once.
         saver = Saver(writable_folder(folder), labels=save is not None) if folder is not None else None
-        writers = [make(stack.enter_context(opened(to))) for make, to in ((JsonWriter, json), (CsvWriter, csv)) if to is not None]
+        writers: list[Any] = []
+        if json is not None:
+            writers.append(JsonWriter(stack.enter_context(opened(json)), lines=json.lower().endswith(".jsonl"), masks=masks))
+        if csv is not None:
+            writers.append(CsvWriter(stack.enter_context(opened(csv))))
+        if coco is not None:
+            writers.append(CocoWriter(stack.enter_context(opened(coco))))
 
         from mobilevitv2.cli.quiet import quiet_libraries
-        from mobilevitv2.prediction import answers_of, named_sources, open_task
+        from mobilevitv2.prediction import open_task
 
         quiet_libraries()
-        items = list(named_sources(_with_standard_input(sources)))
-        answering = open_task(model, task=task, top_k=top_k, device=device, attention=attention)
-        answers = answers_of(items, answering, batch_size=batch_size, workers=workers, keep_pictures=saver is not None)
-        failed = 0
-        with _progress(answers, len(items)) as (shown, tell):
-            for prediction in shown:
-                for writer in writers:
-                    writer.write(prediction)
-                if prediction.error is not None:
-                    failed += 1
-                    tell(f"mobilevitv2: {printable(prediction.error)}", sys.stderr)
-                    continue
-                if STDOUT not in (json, csv):
-                    tell(table_of(prediction) if len(items) <= MOST_TABLES else line_of(prediction), sys.stdout)
-                if saver is not None:
-                    saver.save(prediction, answering)
+        answering = open_task(
+            model,
+            task=task,
+            top_k=top_k,
+            threshold=threshold,
+            classes=None if classes is None else [name.strip() for name in classes.split(",") if name.strip()],
+            tile=tile,
+            device=device,
+            attention=attention,
+        )
+        groups = _groups(sources, folders_are_videos=video, every=every, rate=rate)
+        _prepare_writers(writers, answering, groups)
+        run = _Run(answering, writers, saver, batch_size=batch_size, workers=workers, quiet=STDOUT in (json, csv, coco))
+        for group in groups:
+            run.answer(group)
         for writer in writers:
             writer.close()
     if saver is not None:
         note(f"{saver.count} files written to {saver.folder}{os.sep}")
-    if failed and len(items) > 1:
-        note(f"{failed} of {len(items)} pictures could not be read")
-    return 1 if failed else 0
+    if run.failed and run.count > 1:
+        note(f"{run.failed} of {run.count} pictures could not be read")
+    return 1 if run.failed else 0
 
 
-def _with_standard_input(sources: list[str]) -> Iterator[str]:
+def _prepare_writers(writers: Sequence[Any], answering: Task, groups: Sequence[Video | list[Named]]) -> None:
+    """What the writers have to know of the model and the sources."""
+    for writer in writers:
+        if isinstance(writer, CsvWriter):
+            writer.frames = any(isinstance(group, Video) for group in groups)
+        if isinstance(writer, CocoWriter):
+            if answering.name == "classify":
+                raise ConfigurationError(
+                    "--coco writes boxes and masks; the model gives labels: use --json, or --task detect or segment."
+                )
+            from mobilevitv2.class_names import coco_category_ids
+
+            writer.category_ids = coco_category_ids(answering.names)
+
+
+def _groups(sources: Sequence[str], *, folders_are_videos: bool, every: int, rate: float | None) -> list[Video | list[Named]]:
+    """The sources in order: videos by themselves, pictures that follow each other together."""
+    from mobilevitv2.streaming import named_sources
+
+    groups: list[Video | list[Named]] = []
+    for source in _with_globs(_with_standard_input(sources)):
+        found: Video | list[Named]
+        if is_video(source) or (folders_are_videos and os.path.isdir(source)):
+            try:
+                found = read_video(source, every=every, rate=rate if os.path.isdir(source) else None)
+            except ImageError as error:
+                found = [Named(source, error)]
+        else:
+            found = list(named_sources(source))
+        if isinstance(found, list) and groups and isinstance(groups[-1], list):
+            groups[-1] += found
+        else:
+            groups.append(found)
+    return groups
+
+
+def _with_globs(sources: Iterator[str]) -> Iterator[str]:
+    """The sources, with patterns such as *.mp4, where the shell left them alone, replaced by the videos that they match."""
+    for source in sources:
+        if not (glob.has_magic(source) and is_video(source)) or os.path.exists(source):
+            yield source
+            continue
+        try:
+            yield from find_pictures([source])
+        except ImageError:
+            yield source  # the message comes where it is read
+
+
+class _Run:
+    """One model, answering group after group of pictures."""
+
+    def __init__(
+        self, answering: Task, writers: Sequence[Any], saver: Saver | None, *, batch_size: int, workers: int | None, quiet: bool
+    ) -> None:
+        self.answering, self.writers, self.saver, self.quiet = answering, writers, saver, quiet
+        self.batch_size, self.workers = batch_size, workers
+        self.count = self.failed = 0
+
+    def answer(self, group: Video | list[Named]) -> None:
+        """Answer the pictures of a group or the frames of a video, and write what was asked for."""
+        from mobilevitv2.prediction import answers_of
+
+        is_film = isinstance(group, Video)
+        answers = answers_of(
+            group, self.answering, batch_size=self.batch_size, workers=self.workers, keep_pictures=self.saver is not None
+        )
+        total = group.count if isinstance(group, Video) else len(group)
+        tables = not is_film and (total or 0) <= MOST_TABLES
+        with ExitStack() as stack:
+            shown, tell = stack.enter_context(_progress(answers, total, unit="frame" if is_film else "picture"))
+            film: VideoWriter | None = None
+            if isinstance(group, Video) and self.saver is not None and self.saver.labels:
+                film = stack.enter_context(self.saver.video(group, self.answering))
+            for prediction in shown:
+                self._one(prediction, tell, film, tables=tables)
+
+    def _one(self, prediction: Prediction, tell: Callable[[str, TextIO], None], film: VideoWriter | None, *, tables: bool) -> None:
+        self.count += 1
+        for writer in self.writers:
+            writer.write(prediction)
+        if prediction.error is not None:
+            self.failed += 1
+            tell(f"mobilevitv2: {printable(prediction.error)}", sys.stderr)
+            return
+        if not self.quiet:
+            tell(table_of(prediction) if tables else line_of(prediction), sys.stdout)
+        if film is not None and prediction.picture is not None:
+            film.write(self.answering.draw(prediction.picture, prediction, still=False), time=prediction.time)
+        elif self.saver is not None:
+            self.saver.save(prediction, self.answering)
+
+
+def _with_standard_input(sources: Sequence[str]) -> Iterator[str]:
     """The sources, with "-" replaced by the lines of standard input (or what `find -print0` writes)."""
     for source in sources:
         if source != STDOUT:
@@ -116,66 +259,18 @@ def _with_standard_input(sources: list[str]) -> Iterator[str]:
 
 
 @contextmanager
-def _progress(answers: Iterator[Prediction], total: int) -> Iterator[tuple[Iterator[Prediction], Callable[[str, TextIO], None]]]:
+def _progress(
+    answers: Iterator[Prediction], total: int | None, *, unit: str
+) -> Iterator[tuple[Iterator[Prediction], Callable[[str, TextIO], None]]]:
     """The answers behind a progress bar, where there are many and somebody watches; and how to write a line past the bar."""
-    if total < MOST_TABLES or not sys.stderr.isatty():
+    if (total is not None and total < MOST_TABLES) or not sys.stderr.isatty():
         yield answers, _write_line
         return
     from tqdm import tqdm
 
-    with tqdm(answers, total=total, unit="picture", leave=False) as bar:
+    with tqdm(answers, total=total, unit=unit, leave=False) as bar:
         yield iter(bar), lambda text, stream: bar.write(text, file=stream)
 
 
 def _write_line(text: str, stream: TextIO) -> None:
     stream.write(f"{text}\n")
-
-
-class Saver:
-    """Writes what was answered as pictures: NAME.labels.jpg, NAME.attention.jpg, and NAME.attention/LAYER.jpg."""
-
-    def __init__(self, folder: Path, *, labels: bool) -> None:
-        self.folder, self.labels, self.count = folder, labels, 0
-        self.taken: set[str] = set()
-
-    def save(self, prediction: Prediction, task: Task) -> None:
-        """Write the pictures of one answer.
-
-        Raises:
-            OSError: as the system gave it; no half-written picture is left behind.
-        """
-        picture, name = prediction.picture, self._name(prediction.source)
-        assert picture is not None  # asked for above
-        if self.labels:
-            self._write(f"{name}.labels.jpg", task.draw(picture, prediction))
-        if prediction.attention is None:
-            return
-        from mobilevitv2.draw import draw_heatmap, draw_score_maps, fitted
-
-        self._write(f"{name}.attention.jpg", draw_score_maps(picture, prediction.attention, box=prediction.seen))
-        small, box = fitted(picture, LARGEST_MAP_SIDE, box=prediction.seen)
-        for layer, scores in prediction.attention:
-            self._write(f"{name}.attention/{layer}.jpg", draw_heatmap(small, scores, box=box))
-
-    def _write(self, name: str, picture: Image.Image) -> None:
-        from mobilevitv2.weights import write_whole
-
-        buffer = io.BytesIO()
-        if max(picture.size) > 65_500:  # JPEG's limit
-            picture.save(buffer, "PNG")
-            name = f"{name.removesuffix('.jpg')}.png"
-        else:
-            picture.save(buffer, "JPEG", quality=92)
-        write_whole(self.folder / name, buffer.getvalue())
-        self.count += 1
-
-    def _name(self, source: str) -> str:
-        """The picture's own name, numbered where another one of this run has it: a/cat.jpg, b/cat.png -> cat, cat-2."""
-        path = unquote(urlsplit(source).path) if "://" in source else source
-        stem = PurePath(path).stem[:120] if not source.startswith("data:") else "picture"
-        stem, number = stem or "picture", 2
-        name = stem
-        while name.lower() in self.taken:
-            name, number = f"{stem}-{number}", number + 1
-        self.taken.add(name.lower())
-        return name
