@@ -28,7 +28,7 @@ from mobilevitv2.boxes import to_corners
 from mobilevitv2.errors import ConfigurationError, ImageError
 from mobilevitv2.picture_tensors import InputContractWarning, each_tensor, layout, shortened, tensor_of
 from mobilevitv2.pictures import read_mask
-from mobilevitv2.suppression import suppress
+from mobilevitv2.suppression import check_detection_numbers, detector_answers, suppress
 from mobilevitv2.weights.writing import write_whole
 
 IGNORED_LABEL = 255
@@ -307,6 +307,7 @@ class MobileViTV2ImageProcessor(TorchvisionBackend):  # type: ignore[misc]  # tr
             )
         return answers
 
+    @torch.no_grad()
     def post_process_object_detection(
         self,
         outputs: Any,
@@ -335,13 +336,12 @@ class MobileViTV2ImageProcessor(TorchvisionBackend):  # type: ignore[misc]  # tr
         Raises:
             ConfigurationError: outputs of another task, a number out of its range, not one target size for each picture.
         """
-        logits, boxes = _detector_answers(outputs)
-        _check_detection_numbers(threshold, nms_threshold, candidates, max_detections)
-        sizes = None if target_sizes is None else _target_sizes(target_sizes, len(logits))
-        scores = logits.float().softmax(-1)[..., 1:]
-        corners = to_corners(boxes.float())
+        check_detection_numbers(threshold, nms_threshold, candidates, max_detections)
+        logits, boxes = detector_answers(outputs)
+        sizes = [(1, 1)] * len(logits) if target_sizes is None else _target_sizes(target_sizes, len(logits))
+        scores, corners = logits.float().softmax(-1)[..., 1:], to_corners(boxes.float())
         answers = []
-        for index in range(len(logits)):
+        for index, (height, width) in enumerate(sizes):
             found = suppress(
                 scores[index],
                 corners[index],
@@ -350,7 +350,6 @@ class MobileViTV2ImageProcessor(TorchvisionBackend):  # type: ignore[misc]  # tr
                 candidates=candidates,
                 max_detections=max_detections,
             )
-            height, width = (1, 1) if sizes is None else sizes[index]
             clipped = found.boxes.clamp(0, 1) * found.boxes.new_tensor([width, height, width, height])
             answers.append({"scores": found.scores, "labels": found.labels, "boxes": clipped})
         return answers
@@ -386,29 +385,6 @@ def _target_sizes(target_sizes: Sequence[tuple[int, int]] | Tensor, pictures: in
             raise ConfigurationError(f"the target size {size} is no (height, width) in pixels, 1 or more")
         sizes.append((size[0], size[1]))
     return sizes
-
-
-def _detector_answers(outputs: Any) -> tuple[Tensor, Tensor]:
-    logits, boxes = getattr(outputs, "logits", None), getattr(outputs, "pred_boxes", None)
-    if not isinstance(logits, Tensor) or not isinstance(boxes, Tensor):
-        raise ConfigurationError(
-            f"outputs of type {type(outputs).__name__} have no logits and pred_boxes: pass what MobileViTV2ForObjectDetection gave"
-        )
-    if logits.ndim != 3 or boxes.shape != (*logits.shape[:2], 4):
-        raise ConfigurationError(
-            f"logits of shape {tuple(logits.shape)} and pred_boxes of shape {tuple(boxes.shape)} are no detector's: they are "
-            "(pictures, anchors, classes + 1) and (pictures, anchors, 4)"
-        )
-    return logits, boxes
-
-
-def _check_detection_numbers(threshold: float, nms_threshold: float, candidates: int, max_detections: int) -> None:
-    for name, share in (("threshold", threshold), ("nms_threshold", nms_threshold)):
-        if not 0 <= share <= 1:
-            raise ConfigurationError(f"{name} is {share}: give a number from 0 to 1")
-    for name, count in (("candidates", candidates), ("max_detections", max_detections)):
-        if count < 1:
-            raise ConfigurationError(f"{name} is {count}: ask for 1 or more")
 
 
 def _classes(logits: Tensor, size: tuple[int, int]) -> Tensor:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
+
+from mobilevitv2.errors import ConfigurationError
 
 FIRST_LOOK = 1000
 """Candidates looked at first. Suppression takes them in the order of their scores, so the best few hundred detections seldom need
@@ -24,7 +26,35 @@ class Detections(NamedTuple):
     """(n, 4), as they came."""
 
 
-@torch.no_grad()
+def detector_answers(outputs: Any) -> tuple[Tensor, Tensor]:
+    """Class scores (pictures, anchors, classes + 1) and centred boxes (pictures, anchors, 4) of a detector's output.
+
+    Raises:
+        ConfigurationError: anything else.
+    """
+    logits, boxes = getattr(outputs, "logits", None), getattr(outputs, "pred_boxes", None)
+    if not isinstance(logits, Tensor) or not isinstance(boxes, Tensor):
+        raise ConfigurationError(
+            f"outputs of type {type(outputs).__name__} have no logits and pred_boxes: pass what MobileViTV2ForObjectDetection gave"
+        )
+    if logits.ndim != 3 or boxes.shape != (*logits.shape[:2], 4):
+        raise ConfigurationError(
+            f"logits of shape {tuple(logits.shape)} and pred_boxes of shape {tuple(boxes.shape)} are no detector's: they are "
+            "(pictures, anchors, classes + 1) and (pictures, anchors, 4)"
+        )
+    return logits, boxes
+
+
+def check_detection_numbers(threshold: float, nms_threshold: float, candidates: int, max_detections: int) -> None:
+    """Refuse shares outside 0..1 and counts below 1."""
+    for name, share in (("threshold", threshold), ("nms_threshold", nms_threshold)):
+        if not 0 <= share <= 1:
+            raise ConfigurationError(f"{name} is {share}: give a number from 0 to 1")
+    for name, count in (("candidates", candidates), ("max_detections", max_detections)):
+        if count < 1:
+            raise ConfigurationError(f"{name} is {count}: ask for 1 or more")
+
+
 def suppress(
     scores: Tensor,
     boxes: Tensor,
