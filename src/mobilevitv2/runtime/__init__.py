@@ -7,3 +7,20 @@
 """
 
 from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mobilevitv2.runtime.metadata import Metadata
+    from mobilevitv2.runtime.model import RuntimeModel, open_model
+
+_HOMES = {"Metadata": "metadata", "RuntimeModel": "model", "open_model": "model"}
+
+__all__ = ["Metadata", "RuntimeModel", "open_model"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

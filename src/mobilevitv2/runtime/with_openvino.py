@@ -1,0 +1,96 @@
+"""OpenVINO: `.xml` with `.bin`, and ONNX files or their bytes."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mobilevitv2.errors import MissingDependency, WeightsError
+from mobilevitv2.runtime.metadata import METADATA_KEY
+
+Array = np.ndarray[Any, Any]
+HINTS = {"bf16": "bf16"}
+"""Precision of the file -> what the CPU is asked to calculate in; float32 otherwise."""
+
+
+class OpenVinoEngine:
+    """A model compiled for the CPU."""
+
+    name = "openvino"
+
+    def __init__(self, source: Path | bytes, *, where: str, threads: int | None = None) -> None:
+        library = _library()
+        core = library.Core()
+        try:
+            model = core.read_model(source if isinstance(source, Path) else io.BytesIO(source))
+            self.metadata = _metadata(model)
+            settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _hint(self.metadata)}
+            if threads is not None:
+                settings["INFERENCE_NUM_THREADS"] = threads
+            self._compiled = core.compile_model(model, "CPU", settings)
+        except Exception as error:  # RuntimeError and others of its own
+            raise WeightsError(f"{where} cannot be opened by OpenVINO ({_last_line(error)}); copy or export it again.") from error
+        self.version: str = library.__version__
+        self._request = self._compiled.create_infer_request()
+        self.inputs = {_name(port): _shape_and_type(port) for port in self._compiled.inputs}
+        self.outputs = {_name(port): _shape_and_type(port) for port in self._compiled.outputs}
+
+    def run(self, image: Array) -> dict[str, Array]:
+        """All outputs by name."""
+        results = self._request.infer([image], share_inputs=True)
+        return {name: np.array(results[index]) for index, name in enumerate(self.outputs)}
+
+
+def open_engine(path: Path, *, threads: int | None = None) -> OpenVinoEngine:
+    """Open a file."""
+    if path.suffix.lower() == ".xml" and not path.with_suffix(".bin").is_file():
+        raise WeightsError(f"{path} has no {path.with_suffix('.bin').name} beside it, which holds its weights; copy both files.")
+    return OpenVinoEngine(path, where=str(path), threads=threads)
+
+
+def open_bytes(content: bytes, *, where: str, threads: int | None = None) -> OpenVinoEngine:
+    """Open an ONNX model that is in memory; `where` is what messages call it."""
+    return OpenVinoEngine(content, where=where, threads=threads)
+
+
+def _library() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingDependency("OpenVINO is not installed: pip install 'mobilevitv2[openvino]'") from error
+    return openvino
+
+
+def _metadata(model: Any) -> str | None:
+    """The JSON of an IR's `rt_info`, or of the ONNX file's properties, which OpenVINO puts under "framework"."""
+    for path in ([METADATA_KEY], ["framework", METADATA_KEY]):
+        if model.has_rt_info(path):
+            value = model.get_rt_info(path)
+            return str(getattr(value, "value", value))
+    return None
+
+
+def _hint(metadata: str | None) -> str:
+    try:
+        precision = json.loads(metadata or "{}").get("precision", "fp32")
+    except ValueError:
+        return "f32"
+    return HINTS.get(precision, "f32")
+
+
+def _name(port: Any) -> str:
+    names = sorted(port.get_names())
+    return str(names[0]) if names else str(port.get_node().get_friendly_name())
+
+
+def _shape_and_type(port: Any) -> tuple[tuple[int | None, ...], str]:
+    shape = tuple(side.get_length() if side.is_static else None for side in port.get_partial_shape())
+    return shape, str(np.dtype(port.get_element_type().to_dtype()).name)
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].rstrip(".")
