@@ -81,10 +81,10 @@ def check_detection_data(
     """Look for what would spoil training or evaluation, and list what was left out when the data were opened.
 
     Errors: a split without pictures or of which none can be read, a train split without boxes, boxes most of which lie outside
-    their pictures (they are in another format), pictures that all have another size than annotated. Warnings, and errors with `strict`:
-    every broken place in `data.problems`, unreadable pictures, pictures of another size than annotated (boxes would not lie where
-    they should; `DetectionReport.usable` leaves both out), the same file twice, in one split or in train and another. Always
-    warnings: classes without a box, pictures under 32 pixels, boxes that two classes share.
+    their pictures (they are in another format), pictures that all have another size than annotated. Warnings, and errors with
+    `strict`: every broken place in `data.problems`, unreadable pictures, pictures of another size than annotated (boxes would not
+    lie where they should; `DetectionReport.usable` leaves both out), the same file twice, in one split or in train and another.
+    Always warnings: classes without a box, pictures under 32 pixels, boxes that two classes share.
 
     Args:
         data: what `open_detection_data` gave.

@@ -99,8 +99,8 @@ def check_segmentation_data(
     Errors: a split without pictures or of which none can be used, fewer than two classes, a train split with pixels of one class
     alone, masks of which most labelled pixels have numbers of no class. Warnings, and errors with `strict`: every place in
     `data.problems`, unreadable pictures and masks, masks of another size than their picture (`SegmentationReport.usable` leaves
-    them out), numbers of no class (ignored), masks with nothing but ignored pixels, the same file twice, in one split or in train and
-    another. Always warnings: classes without a pixel, masks of a single class, pictures under 32 pixels.
+    them out), numbers of no class (ignored), masks with nothing but ignored pixels, the same file twice, in one split or in train
+    and another. Always warnings: classes without a pixel, masks of a single class, pictures under 32 pixels.
 
     Args:
         data: what `open_segmentation_data` gave.
