@@ -141,14 +141,15 @@ def _draw_entry(
     return _entry_width(pen, text, size)
 
 
-def mask_png(mask: Array) -> bytes:
+def mask_png(mask: Array, *, first_name: str = "") -> bytes:
     """A PNG file whose pixels are the classes themselves, with their colours as palette; 16 bits without one above 256 classes.
 
-    `mobilevitv2.pictures.read_mask` reads it back.
+    `mobilevitv2.pictures.read_mask` reads it back. With a background's name as that of class 0 this is black.
     """
     if mask.dtype == np.uint8:
         picture = Image.fromarray(mask)
-        picture.putpalette([value for index in range(256) for value in class_colour(index)])
+        colours = [BACKGROUND if is_background(index, first_name) else class_colour(index) for index in range(256)]
+        picture.putpalette([value for colour in colours for value in colour])
     else:
         picture = Image.fromarray(mask.astype(np.uint16))
     buffer = io.BytesIO()

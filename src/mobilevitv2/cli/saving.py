@@ -41,7 +41,7 @@ class Saver:
         if self.labels and prediction.mask is not None:
             from mobilevitv2.draw_masks import mask_png
 
-            self._write_bytes(f"{name}.mask.png", mask_png(prediction.mask))
+            self._write_bytes(f"{name}.mask.png", mask_png(prediction.mask, first_name=str(task.names.get(0, ""))))
         if prediction.attention is None:
             return
         from mobilevitv2.draw import draw_heatmap, draw_score_maps, fitted
