@@ -53,6 +53,7 @@ class Program:
         metadata: complete, with labels and input contract; goes into the file.
         model: the plain model in float32, which the file is held against.
         suppression: a detector's format is asked to put suppression inside; None where not.
+        stages: the outputs are those of the stem, the stages and the head, for comparison.
     """
 
     module: nn.Module
@@ -65,6 +66,7 @@ class Program:
     metadata: Metadata
     model: MobileViTV2PreTrainedModel
     suppression: Suppression | None = None
+    stages: bool = False
 
     @property
     def task(self) -> str:
@@ -146,16 +148,13 @@ class Answering(nn.Module):
 
     def _stages(self, pixels: Tensor) -> tuple[Tensor, ...]:
         maps = [stage.float() for stage in self.model.mobilevitv2.features(pixels)]
-        output = self.model(pixels, return_dict=True)
-        heads = [output.logits.float()]
-        if self.task == "detect":
-            heads.append(output.pred_boxes.float())
+        heads = self._detected(pixels) if self.task == "detect" else (self.model(pixels, return_dict=True).logits.float(),)
         return (*maps, *heads)
 
 
 def stage_names(task: str) -> tuple[str, ...]:
     """The outputs of a program built with `stages`, in order."""
-    return ("stem", *(f"stage{number}" for number in range(1, 6)), "logits", *(("pred_boxes",) if task == "detect" else ()))
+    return ("stem", *(f"stage{number}" for number in range(1, 6)), *(("scores", "boxes") if task == "detect" else ("logits",)))
 
 
 class SafeNorm(nn.Module):
@@ -226,6 +225,7 @@ def build_program(
         metadata=metadata if not stages else _of_stages(metadata, names),
         model=model,
         suppression=None if stages else suppression,
+        stages=stages,
     )
 
 

@@ -1,0 +1,156 @@
+"""How far two sets of outputs lie apart: numbers for the report, and whether they agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mobilevitv2.runtime.metadata import Metadata
+
+Array = np.ndarray[Any, Any]
+TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2, "int8": 0.5, "int8-weights": 0.2}
+"""Largest difference of an output as a share of its largest value, for each precision."""
+LEAST_AGREEMENT = {"fp32": 0.999, "fp16": 0.99, "bf16": 0.97, "int8": 0.9, "int8-weights": 0.95}
+"""Of answers that are not a tie within the tolerance."""
+SAME_BOX = 0.9
+"""Overlap from which two boxes are the same one."""
+SURE = 0.3
+"""Detections from this score on are looked for."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The outputs of a file beside those of PyTorch.
+
+    Attributes:
+        differences: for each output the largest absolute difference.
+        largest: for each output the largest absolute value in PyTorch.
+        agreement: share of equal answers: labels of pictures, classes of pixels, detections found again.
+        decided: the same among answers that are no tie within the tolerance.
+        answers: what agreement counts: "top-1 labels", "pixels", "detections".
+        count: how many were compared.
+    """
+
+    differences: Mapping[str, float]
+    largest: Mapping[str, float]
+    agreement: float
+    decided: float
+    answers: str
+    count: int
+
+    @property
+    def relative(self) -> float:
+        """The largest difference as a share of its output's largest value."""
+        shares = [value / max(self.largest[name], 1e-12) for name, value in self.differences.items()]
+        return max(shares, default=0.0)
+
+    def fits(self, precision: str, tolerance: float | None = None) -> bool:
+        """Whether the file may be handed over."""
+        limit = TOLERANCES[precision] if tolerance is None else tolerance
+        close = all(np.isfinite(value) for value in self.differences.values()) and self.relative <= limit
+        return bool(close and self.decided >= LEAST_AGREEMENT[precision])
+
+
+def compare(metadata: Metadata, file: Mapping[str, Array], torch_raw: Mapping[str, Array], *, tolerance: float) -> Comparison:
+    """The file's outputs beside PyTorch's raw ones.
+
+    Args:
+        metadata: of the file.
+        file: its outputs for a batch.
+        torch_raw: of the same batch: "logits" and, at their size, "probabilities" or "map_logits" (N, classes, H, W) where the file
+            gives those; "scores" and "boxes" of a detector.
+        tolerance: within which two answers tie.
+    """
+    if metadata.task == "detect":
+        return _detections(metadata, file, torch_raw, tolerance)
+    if metadata.task == "segment" and "mask" in file:
+        return _masks(file["mask"], torch_raw["map_logits"], tolerance)
+    name = next(iter(file))
+    truth = torch_raw[name]
+    differences, largest = {name: _largest(file[name] - truth)}, {name: _largest(truth)}
+    same, decided, count = _same_classes(file[name], truth, tolerance * _largest(truth))
+    return Comparison(differences, largest, same, decided, "pixels" if metadata.task == "segment" else "top-1 labels", count)
+
+
+def relative_differences(file: Mapping[str, Array], truth: Mapping[str, Array]) -> dict[str, float]:
+    """For each output the largest difference as a share of its largest value; infinite where it is no number."""
+    shares = {}
+    for name, expected in truth.items():
+        share = _largest(file[name].astype(np.float64) - expected) / max(_largest(expected), 1e-12)
+        shares[name] = share if np.isfinite(share) else float("inf")
+    return shares
+
+
+def _largest(values: Array) -> float:
+    return float(np.abs(values.astype(np.float64)).max()) if values.size else 0.0
+
+
+def _same_classes(file: Array, truth: Array, tie: float) -> tuple[float, float, int]:
+    """Share of equal best classes along axis 1, the same where the best leads by more than `tie`, and how many there are."""
+    best = truth.argmax(axis=1)
+    chosen = file.argmax(axis=1)
+    lost = np.take_along_axis(truth, best[:, None], 1) - np.take_along_axis(truth, chosen[:, None], 1)
+    return float((best == chosen).mean()), float((lost <= tie).mean()), best.size
+
+
+def _masks(mask: Array, logits: Array, tolerance: float) -> Comparison:
+    best = logits.argmax(axis=1)
+    chosen = np.clip(mask.astype(np.int64), 0, logits.shape[1] - 1)
+    lost = (np.take_along_axis(logits, best[:, None], 1) - np.take_along_axis(logits, chosen[:, None], 1))[:, 0]
+    # What the file chose is judged by PyTorch's scores: how much worse it is than the best, at worst one pixel in a thousand aside.
+    worst = float(np.quantile(lost, 0.999))
+    decided = float((lost <= tolerance * _largest(logits)).mean())
+    return Comparison({"mask": worst}, {"mask": _largest(logits)}, float((best == chosen).mean()), decided, "pixels", best.size)
+
+
+def _detections(metadata: Metadata, file: Mapping[str, Array], truth: Mapping[str, Array], tolerance: float) -> Comparison:
+    from mobilevitv2.runtime import postprocessing
+
+    limits = metadata.suppression or {"threshold": 0.05, "iou": 0.5, "candidates": 400, "detections": 200}
+    options: dict[str, Any] = {"iou": limits["iou"], "candidates": int(limits["candidates"]), "detections": int(limits["detections"])}
+    inside = "count" in file
+    differences, largest = {}, {}
+    if not inside:
+        differences = {name: _largest(file[name] - truth[name]) for name in ("scores", "boxes")}
+        largest = {name: max(_largest(truth[name]), 1.0 if name == "boxes" else 0.0) for name in ("scores", "boxes")}
+    found = decided = total = 0
+    for index in range(len(truth["scores"])):
+        top = float(truth["scores"][index].max())
+        sure = max(min(SURE, 0.5 * top), limits["threshold"])
+        wanted = postprocessing.suppress(truth["scores"][index], truth["boxes"][index], threshold=sure, **options)
+        if inside:
+            count = int(file["count"][index])
+            got = tuple(file[name][index][:count] for name in ("scores", "labels", "boxes"))
+        else:
+            got = postprocessing.suppress(file["scores"][index], file["boxes"][index], threshold=0.9 * sure, **options)
+        hits, near = _found_again(wanted, got, tolerance)
+        found, decided, total = found + hits, decided + near, total + len(wanted[0])
+    if inside:
+        differences, largest = {"boxes": 0.0}, {"boxes": 1.0}
+    return Comparison(differences, largest, found / max(total, 1), decided / max(total, 1), "detections", total)
+
+
+def _found_again(wanted: tuple[Array, ...], got: tuple[Array, ...], tolerance: float) -> tuple[int, int]:
+    """How many of `wanted` have a box of their class at their place, and how many of them or else a near tie elsewhere."""
+    hits = near = 0
+    for score, label, box in zip(*wanted, strict=True):
+        same = got[1] == label
+        overlap = _overlaps(box, got[2][same])
+        hit = bool(len(overlap)) and overlap.max() >= SAME_BOX
+        # Two boxes of nearly one score may change places in the suppression; then the other one is there.
+        tie = bool(len(overlap)) and bool((np.abs(got[0][same] - score) <= tolerance).any()) and overlap.max() >= 0.4
+        hits += hit
+        near += hit or tie
+    return hits, near
+
+
+def _overlaps(box: Array, others: Array) -> Array:
+    wide = np.minimum(box[2], others[:, 2]) - np.maximum(box[0], others[:, 0])
+    high = np.minimum(box[3], others[:, 3]) - np.maximum(box[1], others[:, 1])
+    shared = np.maximum(wide, 0) * np.maximum(high, 0)
+    area = (box[2] - box[0]) * (box[3] - box[1]) + (others[:, 2] - others[:, 0]) * (others[:, 3] - others[:, 1])
+    out: Array = shared / np.maximum(area - shared, 1e-12)
+    return out

@@ -1,0 +1,240 @@
+"""`export`: a model becomes a file that was run and compared, or nothing."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobilevitv2.errors import ConfigurationError, MissingDependency
+from mobilevitv2.export.formats import PRECISIONS, ExportFormat, Written, get_format
+from mobilevitv2.export.metadata import describe, natural_size, with_versions
+from mobilevitv2.export.program import Suppression, build_program, check_size
+from mobilevitv2.export.report import ExportReport
+from mobilevitv2.export.samples import sample_pictures
+from mobilevitv2.export.verify import verify
+
+if TYPE_CHECKING:
+    from mobilevitv2.backbone import MobileViTV2PreTrainedModel
+    from mobilevitv2.export.program import Program
+    from mobilevitv2.image_processing import MobileViTV2ImageProcessor
+
+QUANTISED = ("int8", "int8-weights")
+
+
+def export(
+    model: str | os.PathLike[str] | MobileViTV2PreTrainedModel,
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    precision: str = "fp32",
+    size: tuple[int, int] | None = None,
+    dynamic: bool = False,
+    preprocessing: bool = False,
+    postprocessing: bool = True,
+    suppression: Suppression | None = None,
+    calibration: Any = None,
+    processor: MobileViTV2ImageProcessor | None = None,
+    task: str | None = None,
+    pictures: Iterable[Any] | None = None,
+    source: str | None = None,
+    licence: str | None = None,
+    overwrite: bool = False,
+    threads: int | None = None,
+) -> ExportReport:
+    """Write a model in the format of a device's runtime, run the file there, and compare it with PyTorch.
+
+    The file takes its name only when the comparison is passed; `NAME.report.json` beside it holds what came out.
+
+    Args:
+        model: the name of a record, a folder, a hub id, a weights file, or a model.
+        path: of the file; its ending is the format's.
+        format: "onnx", "openvino", "executorch", "litert" or "coreml"; told from the path's ending where None.
+        precision: "fp32", "fp16", "bf16", "int8" or "int8-weights", as far as the format has it.
+        size: (height, width) of the input; that of the image processor where None.
+        dynamic: leave height and width free too, for multiples of 64 from 128 on. The batch is free in any case where the format
+            can do that.
+        preprocessing: take uint8 (batch, height, width, 3) in RGB and scale inside.
+        postprocessing: give probabilities, class maps, or detections that went through suppression (decoded boxes where the format
+            has no suppression), instead of logits, coarse logits, or decoded boxes.
+        suppression: settings of a detector's suppression inside the file.
+        calibration: data for "int8": a folder of pictures, or pictures.
+        processor: of `model`, where that is a model; the official validation's where None.
+        task: where a source does not tell.
+        pictures: to compare on, paths or pictures; photographs that are at hand, and made pictures, where None.
+        source, licence: for the file's metadata, where `model` is a model.
+        overwrite: replace what is there.
+        threads: of the runtime while it is timed; its own choice where None.
+
+    Raises:
+        ConfigurationError: a format, precision or size that there is not, or a path that is taken.
+        MissingDependency: the format's libraries are not installed.
+        WeightsError: weights that cannot be read, or a file that does not answer as PyTorch does; it is gone then.
+    """
+    place = Path(path)
+    fmt = get_format(format or _told_format(place))
+    _check_request(fmt, precision, calibration)
+    place = _check_path(place, fmt, overwrite)
+    _check_installed(fmt)
+    if size is not None:
+        check_size(size, dynamic=dynamic)
+    if isinstance(model, str | os.PathLike):
+        from mobilevitv2.contract import load_model
+
+        source = source or _source_name(model)
+        model, own = load_model(model, task=task)
+        processor = processor or own
+    _check_task(model, task)
+    processor = processor or _usual_processor(model)
+    size = size or natural_size(model, processor)
+    check_size(size, dynamic=dynamic)
+    samples = sample_pictures(pictures)
+    limits = (suppression or Suppression()) if model.task == "detect" and postprocessing and fmt.suppression else None
+    metadata = describe(
+        model,
+        processor,
+        fmt,
+        precision=precision,
+        size=size,
+        dynamic=_free_axes(fmt, dynamic),
+        preprocessing=preprocessing,
+        postprocessing=postprocessing,
+        suppression=limits,
+        source=source,
+        licence=licence,
+    )
+    program = build_program(model, metadata, layout=fmt.layout, suppression=limits)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{place.name}.", suffix=".part", dir=place.parent) as folder:
+        report = _written_and_verified(program, fmt, Path(folder, place.name), samples, calibration, threads)
+        report_path = report.path.with_name(f"{place.stem}.report.json")
+        report = replace(report, path=place)
+        report_path.write_text(report.to_json(), encoding="utf-8")
+        _move([*(Path(folder, name) for name in report.files if name != place.name), report_path, Path(folder, place.name)], place.parent)
+    return report
+
+
+def _written_and_verified(
+    program: Program, fmt: ExportFormat, path: Path, samples: list[Any], calibration: Any, threads: int | None
+) -> ExportReport:
+    start = time.perf_counter()
+    written = _write(program, fmt, path, calibration)
+    seconds = time.perf_counter() - start
+    checked = tuple(fmt.check(program, path)) if fmt.check is not None else ()
+    verification = None if fmt.engine is None else verify(program, fmt, path, samples, threads=threads)
+    return ExportReport(
+        path=path,
+        files={each.name: _bytes_of(each) for each in written.files},
+        format=fmt.name,
+        metadata=with_versions(program.metadata, written.versions),
+        operators=written.operators,
+        outside=written.outside,
+        seconds=seconds,
+        verification=verification,
+        checked=checked,
+        notes=(*program.metadata.notes, *written.notes),
+    )
+
+
+def _write(program: Program, fmt: ExportFormat, path: Path, calibration: Any) -> Written:
+    if program.precision in QUANTISED and program.precision not in fmt.precisions:
+        assert fmt.quantise is not None  # checked with the request
+        return fmt.quantise(program, path, calibration)
+    return fmt.write(program, path)
+
+
+# ---- checks before any work ------------------------------------------------------------------------------------------------------
+
+
+def _told_format(path: Path) -> str:
+    endings = {".onnx": "onnx", ".xml": "openvino", ".pte": "executorch", ".tflite": "litert", ".mlpackage": "coreml"}
+    if path.suffix.lower() not in endings:
+        raise ConfigurationError(f"{path} does not tell its format; end it in {', '.join(endings)}, or pass the format.")
+    return endings[path.suffix.lower()]
+
+
+def _check_request(fmt: ExportFormat, precision: str, calibration: Any) -> None:
+    if precision not in PRECISIONS:
+        raise ConfigurationError(f"precision={precision!r} is unknown; there are {', '.join(PRECISIONS)}.")
+    possible = [*fmt.precisions, *(name for name in QUANTISED if fmt.quantise is not None and name not in fmt.precisions)]
+    if precision not in possible:
+        raise ConfigurationError(f"precision={precision!r} is not offered for {fmt.name}, which has {', '.join(possible)}.")
+    if precision == "int8" and calibration is None:
+        raise ConfigurationError("precision='int8' needs pictures to measure ranges on; pass calibration (--calibrate FOLDER).")
+    if precision != "int8" and calibration is not None:
+        raise ConfigurationError(f"precision={precision!r} measures no ranges; leave the calibration pictures out, or ask for int8.")
+
+
+def _check_path(path: Path, fmt: ExportFormat, overwrite: bool) -> Path:
+    if path.suffix.lower() != fmt.suffix:
+        raise ConfigurationError(f"{path}: a file of format {fmt.name} ends in {fmt.suffix}; name it {path.with_suffix(fmt.suffix).name}.")
+    folder_format = fmt.suffix == ".mlpackage"
+    if path.is_dir() and not folder_format:
+        raise ConfigurationError(f"{path} is a folder; name a file in it, such as {path / f'model{fmt.suffix}'}.")
+    if path.exists() and not overwrite:
+        raise ConfigurationError(f"{path} exists already and was left as it is; name another file, or ask to overwrite it.")
+    if path.parent.exists() and not path.parent.is_dir():
+        raise ConfigurationError(f"{path.parent} is a file, so nothing can be written into it; name a folder.")
+    return path
+
+
+def _check_installed(fmt: ExportFormat) -> None:
+    missing = [name for name in fmt.modules if find_spec(name.partition(".")[0]) is None]
+    if missing:
+        raise MissingDependency(f"{' and '.join(missing)} not installed, for format {fmt.name}: pip install 'mobilevitv2[{fmt.extra}]'")
+
+
+def _check_task(model: MobileViTV2PreTrainedModel, task: str | None) -> None:
+    if model.task not in ("classify", "segment", "detect"):
+        raise ConfigurationError(f"a model of task {model.task!r} has no exported form; load it as classify, segment or detect.")
+    if task is not None and model.task != task:
+        raise ConfigurationError(f"task={task!r}, but the model is of task {model.task!r}; leave the task out.")
+    if model.config.num_channels != 3:
+        raise ConfigurationError(f"num_channels={model.config.num_channels}; exported files take RGB pictures, 3 channels.")
+
+
+def _free_axes(fmt: ExportFormat, dynamic: bool) -> tuple[str, ...]:
+    if not dynamic:
+        return tuple(axis for axis in fmt.free_axes if axis == "batch")
+    if not {"height", "width"} <= set(fmt.free_axes):
+        raise ConfigurationError(f"format {fmt.name} has fixed sizes; leave dynamic out, and export one file for each size.")
+    return fmt.free_axes
+
+
+def _usual_processor(model: MobileViTV2PreTrainedModel) -> MobileViTV2ImageProcessor:
+    from mobilevitv2.contract import whole_picture_processor
+    from mobilevitv2.image_processing import MobileViTV2ImageProcessor
+
+    return MobileViTV2ImageProcessor() if model.task == "classify" else whole_picture_processor(model.config)
+
+
+def _source_name(source: str | os.PathLike[str]) -> str:
+    name = os.fspath(source)
+    return Path(name).name if os.path.exists(name) else name
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------------------
+
+
+def _bytes_of(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
+
+
+def _move(paths: Iterable[Path], folder: Path) -> None:
+    """Each to its place, the one to open last, so that it never stands there with another one's parts."""
+    for path in paths:
+        target = folder / path.name
+        if not target.is_dir():
+            os.replace(path, target)
+            continue
+        aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.old")  # a folder cannot be replaced in one step
+        target.rename(aside)
+        path.rename(target)
+        shutil.rmtree(aside)

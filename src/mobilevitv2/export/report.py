@@ -1,0 +1,117 @@
+"""What an export came to: numbers for JSON, and a table for the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobilevitv2.runtime.metadata import Metadata
+from mobilevitv2.text_table import aligned
+
+if TYPE_CHECKING:
+    from mobilevitv2.export.verify import Verification
+
+MOST_OPERATORS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """One exported file.
+
+    Attributes:
+        path: the file (or folder) to open.
+        files: all that belong to it, with their bytes.
+        format: its name.
+        metadata: what the file says about itself.
+        operators: how many of each kind are inside.
+        outside: operators that the delegate does not take.
+        seconds: that the writing took.
+        verification: None where nothing on this system runs the format; then `checked` says what was looked at instead.
+        checked: lines of what was checked without running.
+        notes: what a user should know.
+    """
+
+    path: Path
+    files: Mapping[str, int]
+    format: str
+    metadata: Metadata
+    operators: Mapping[str, int]
+    outside: Mapping[str, int]
+    seconds: float
+    verification: Verification | None
+    checked: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    quantisation: Mapping[str, Any] | None = field(default=None)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(self.files.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `report.json` holds it."""
+        return {
+            "path": self.path.name,
+            "files": dict(self.files),
+            "bytes": self.size,
+            "format": self.format,
+            "precision": self.metadata.precision,
+            "seconds": round(self.seconds, 2),
+            "run": self.verification is not None,
+            "verification": None if self.verification is None else self.verification.to_dict(),
+            "checked": list(self.checked),
+            "operators": dict(sorted(self.operators.items(), key=lambda item: -item[1])),
+            "outside": dict(self.outside),
+            "notes": list(self.notes),
+            "quantisation": None if self.quantisation is None else dict(self.quantisation),
+            "metadata": asdict(self.metadata),
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as text."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    def table(self) -> str:
+        """For the terminal."""
+        return aligned([(name, value) for name, value in self._rows() if value])
+
+    def _rows(self) -> list[tuple[str, str]]:
+        metadata = self.metadata
+        ports = [
+            (label if number == 0 else "", f"{port.name} {port.dtype} ({', '.join(map(str, port.shape))}): {port.meaning}")
+            for label, some in (("input", metadata.inputs), ("outputs", metadata.outputs))
+            for number, port in enumerate(some)
+        ]
+        common = sorted(self.operators.items(), key=lambda item: -item[1])
+        more = f" and {len(common) - MOST_OPERATORS} other kinds" if len(common) > MOST_OPERATORS else ""
+        shown = ", ".join(f"{count} {name}" for name, count in common[:MOST_OPERATORS])
+        return [
+            ("file", str(self.path)),
+            ("format", f"{self.format}, {metadata.precision}, {self.size / 1e6:.2f} MB, written in {self.seconds:.1f} s"),
+            ("task", f"{metadata.task}, {len(metadata.labels)} classes, from {metadata.source}"),
+            *ports,
+            ("operators", f"{sum(self.operators.values())}: {shown}{more}"),
+            ("outside", ", ".join(f"{count} {name}" for name, count in self.outside.items())),
+            *self._measured(),
+            *(("checked" if number == 0 else "", line) for number, line in enumerate(self.checked)),
+            *(("note" if number == 0 else "", line) for number, line in enumerate(self.notes)),
+        ]
+
+    def _measured(self) -> list[tuple[str, str]]:
+        found = self.verification
+        if found is None:
+            return [("verified", "not run: nothing on this system runs this format")]
+        comparison = found.comparison
+        differences = ", ".join(
+            f"{name} {value:.2g} of {comparison.largest[name]:.3g}" for name, value in comparison.differences.items()
+        )
+        run, plain, load = found.run, found.torch_run, found.load
+        return [
+            ("verified", f"{found.engine} {found.engine_version} on {found.pictures} pictures; largest difference: {differences}"),
+            ("agreement", f"{100 * comparison.agreement:.2f} % of {comparison.count:,} {comparison.answers}"),
+            ("time", f"{run.median:.1f} ms ({run.low:.1f} to {run.high:.1f}) for one picture; PyTorch eager {plain.median:.1f} ms"),
+            ("load", f"{load.median:.0f} ms ({load.low:.0f} to {load.high:.0f})"),
+        ]
