@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from mobilevitv2.cli.arguments import Argument
 from mobilevitv2.cli.output import note, say
 from mobilevitv2.errors import ConfigurationError
 
-DATA_HELP = "image folder, parquet files, folder of `datasets`, or hub id"
+if TYPE_CHECKING:
+    from mobilevitv2.train.run import TrainingResult
+
+DATA_HELP = (
+    "classify: image folder, parquet files, folder of `datasets`, hub id; segment: also images and masks folders, VOC, ADE20K; "
+    "detect: also COCO json, VOC xml, YOLO txt"
+)
+RECIPES = {"classify": "small", "segment": "segment-small", "detect": "detect-small"}
 INTERRUPTED = 130
 
 
@@ -22,25 +29,37 @@ def train(
         list[str], Argument("settings of the recipe to replace: epochs=30 learning_rate=0.001", metavar="KEY=VALUE")
     ],
     *,
-    task: Annotated[Literal["classify"], Argument("what to learn")] = "classify",
+    task: Annotated[Literal["classify", "segment", "detect"], Argument("what to learn")] = "classify",
     model: Annotated[str, Argument("name, folder, weights file or hub id to start from, or scratch")] = "scratch",
-    recipe: Annotated[str, Argument("name of a recipe, or a YAML file")] = "small",
-    output: Annotated[str, Argument("folder of the run; new or empty, unless --resume", metavar="DIR")] = "runs/classify",
+    recipe: Annotated[
+        str | None, Argument("name of a recipe, or a YAML file; without it small, segment-small or detect-small")
+    ] = None,
+    output: Annotated[
+        str | None, Argument("folder of the run, new or empty unless --resume; without it runs/TASK", metavar="DIR")
+    ] = None,
     resume: Annotated[bool, Argument("go on where the run in --output stopped")] = False,
+    strict: Annotated[bool, Argument("refuse data with anything broken in them, instead of leaving that out")] = False,
 ) -> int:
-    """Train a classifier on your own pictures.
+    """Train a classifier, a segmenter or a detector on your own pictures.
 
     The data are checked before the first step. Ctrl-C stops after the current step and leaves a run that --resume goes on with
     (exit code 130).
     """
     from mobilevitv2.cli.quiet import quiet_libraries
-    from mobilevitv2.train.classify import train_classifier
     from mobilevitv2.train.processes import is_first_process
 
     overrides = _settings(settings)
     quiet_libraries()
     with _telling():
-        result = train_classifier(data, model=model, recipe=recipe, output=output, resume=resume, overrides=overrides)
+        result = _trainer(task)(
+            data,
+            model=model,
+            recipe=recipe or RECIPES[task],
+            output=output or f"runs/{task}",
+            resume=resume,
+            overrides=overrides,
+            strict=strict,
+        )
     if not is_first_process():
         return INTERRUPTED if result.interrupted else 0
     if result.interrupted:
@@ -51,6 +70,20 @@ def train(
     if result.best is not None:
         say(f"the model: {result.best}; try `mobilevitv2 predict PICTURE --model {result.best}`")
     return 0
+
+
+def _trainer(task: str) -> Callable[..., TrainingResult]:
+    if task == "segment":
+        from mobilevitv2.train.segment import train_segmenter
+
+        return train_segmenter
+    if task == "detect":
+        from mobilevitv2.train.detect import train_detector
+
+        return train_detector
+    from mobilevitv2.train.classify import train_classifier
+
+    return train_classifier
 
 
 @contextmanager

@@ -6,18 +6,19 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset, Sampler
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 
+from mobilevitv2.data.decoded import DecodedPictures
 from mobilevitv2.errors import DataError, ImageError
 
 if TYPE_CHECKING:
@@ -80,36 +81,47 @@ def _without_far_ends(picture: Image.Image, *, ratio: int = 8) -> Image.Image:
     return picture.crop((left, top, width - left, height - top))  # as much from both ends: the middle stays the middle
 
 
-class PictureBatches(Dataset[dict[str, torch.Tensor]]):
-    """A split as a map-style data set of uint8 pixels (3, size, size) and class indices.
+class Split(Protocol):
+    """What reading batches needs of a split, whatever its task."""
 
-    A picture that cannot be read is replaced by the next one that can, and named in the log once.
+    @property
+    def name(self) -> str:
+        """ "train", "validation" or "test"."""
 
-    Args:
-        split: where the pictures come from.
-        transform: `TrainCrop` or `CentreCrop`.
-        cache: keep decoded pictures in memory, shared by all workers; see `DecodedPictures`.
+    def __len__(self) -> int: ...
+
+    def describe(self, index: int) -> str:
+        """The picture's path, for messages."""
+
+
+SplitT = TypeVar("SplitT", bound=Split)
+Sample = dict[str, Any]
+
+
+class SampleBatches(Dataset[Sample], Generic[SplitT]):
+    """A split as a map-style data set. A picture that cannot be read is replaced by the next that can, and named in the log once.
+
+    Each sample carries the "index" of the picture that it was made of.
     """
 
-    def __init__(self, split: PictureSplit, transform: TrainCrop | CentreCrop, *, cache: DecodedPictures | None = None) -> None:
+    def __init__(self, split: SplitT) -> None:
         self.split = split
-        self.transform = transform
-        self.cache = cache
         self._reported: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+    def sample(self, index: int) -> Sample:
+        """One picture and what belongs to it. Raises ImageError where it cannot be read."""
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> Sample:
         for step in range(min(100, len(self.split))):
             place = (index + step) % len(self.split)
             try:
-                picture = self.split.read(place) if self.cache is None else self.cache.read(place)
+                return {**self.sample(place), "index": place}
             except ImageError as error:
                 self._report(place, error)
-                continue
-            pixels = np.ascontiguousarray(self.transform(picture).transpose(2, 0, 1))
-            return {"pixel_values": torch.from_numpy(pixels), "labels": torch.tensor(int(self.split.labels[place]))}
         raise DataError(f"100 pictures in a row from {self.split.describe(index)} on cannot be read; run the data check.")
 
     def _report(self, index: int, error: ImageError) -> None:
@@ -118,51 +130,46 @@ class PictureBatches(Dataset[dict[str, torch.Tensor]]):
             logger.warning("left out of training: %s: %s", self.split.describe(index), error)
 
 
-class DecodedPictures:
-    """All pictures of a split, decoded once into one block of memory that forked workers share without copies.
+class PictureBatches(SampleBatches["PictureSplit"]):
+    """uint8 pixels (3, size, size) and class indices.
 
-    Pictures whose short side exceeds `short_side` are made smaller first: nothing finer than the crop's own size is ever needed.
+    Args:
+        split: where the pictures come from.
+        transform: `TrainCrop` or `CentreCrop`.
+        cache: keep decoded pictures in memory, shared by all workers; see `DecodedPictures`.
     """
 
-    def __init__(self, split: PictureSplit, *, short_side: int, threads: int = 8) -> None:
-        self._errors: dict[int, str] = {}
-        self._split, self._short_side = split, short_side
-        with ThreadPoolExecutor(threads) as pool:
-            arrays = list(pool.map(self._decode, range(len(split))))
-        self._shapes = np.array([array.shape[:2] for array in arrays], dtype=np.int64).reshape(-1, 2)
-        self._offsets = np.concatenate([[0], np.cumsum(self._shapes.prod(axis=1) * 3)])
-        self._pixels = np.empty(int(self._offsets[-1]), dtype=np.uint8)
-        for index, array in enumerate(arrays):
-            self._pixels[self._offsets[index] : self._offsets[index + 1]] = array.reshape(-1)
+    def __init__(self, split: PictureSplit, transform: TrainCrop | CentreCrop, *, cache: DecodedPictures | None = None) -> None:
+        super().__init__(split)
+        self.transform = transform
+        self.cache = cache
 
-    @property
-    def nbytes(self) -> int:
-        """Memory taken by the pixels."""
-        return int(self._pixels.nbytes)
+    def sample(self, index: int) -> Sample:
+        """One picture, cut, and its class."""
+        picture = self.split.read(index) if self.cache is None else self.cache.read(index)
+        return {"pixel_values": channels_first(self.transform(picture)), "labels": torch.tensor(int(self.split.labels[index]))}
 
-    def read(self, index: int) -> Image.Image:
-        """One picture.
 
-        Raises:
-            ImageError: it could not be read when the block was filled.
-        """
-        if index in self._errors:
-            raise ImageError(self._errors[index])
-        height, width = (int(side) for side in self._shapes[index])
-        pixels = self._pixels[self._offsets[index] : self._offsets[index + 1]]
-        return Image.fromarray(pixels.reshape(height, width, 3))
+def channels_first(pixels: NDArray[np.uint8]) -> torch.Tensor:
+    """(H, W, 3) -> (3, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
-    def _decode(self, index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        try:
-            picture = self._split.read(index)
-        except ImageError as error:
-            self._errors[index] = str(error)
-            return np.zeros((1, 1, 3), dtype=np.uint8)
-        scale = self._short_side / min(picture.size)
-        if scale < 1:
-            width, height = (max(1, round(side * scale)) for side in picture.size)
-            picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-        return np.asarray(picture)
+
+def random_numbers() -> np.random.Generator:
+    """Numbers for one sample, drawn from torch's, which differ from worker to worker and follow the run's seed."""
+    return np.random.default_rng(int(torch.randint(2**62, ())))
+
+
+def stack_samples(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Samples to a batch: "pixel_values" and "labels" as one tensor each, all else as a list.
+
+    Lists of arrays of numpy stay on the host; "index" becomes the list "indices".
+    """
+    batch: dict[str, Any] = {name: [sample[name] for sample in samples] for name in samples[0] if name != "index"}
+    for name in ("pixel_values", "labels"):
+        if name in batch:
+            batch[name] = torch.stack(batch[name])
+    return {**batch, "indices": [sample["index"] for sample in samples]}
 
 
 if sys.platform == "linux":

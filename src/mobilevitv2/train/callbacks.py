@@ -64,10 +64,18 @@ class Rhythm(TrainerCallback):  # type: ignore[misc]  # transformers ships no ty
             return
         what = f"the loss is {logs['loss']}" if not math.isfinite(logs["loss"]) else f"the gradients' norm is {norm}"
         raise ConfigurationError(
-            f"{what} at step {state.global_step} (looked at over steps {first} to {state.global_step}); training stopped. Try a "
-            f"lower learning_rate (now {self.trainer.peak_rate:g}), more warmup_steps, or precision=fp32. Checkpoints from before "
-            "are whole and can be resumed from."
+            f"{what} at step {state.global_step} (looked at over steps {first} to {state.global_step}); training stopped. "
+            f"{self._whose()}Try a lower learning_rate (now {self.trainer.peak_rate:g}), more warmup_steps, or precision=fp32. "
+            "Checkpoints from before are whole and can be resumed from."
         )
+
+    def _whose(self) -> str:
+        """The pictures of the batch that broke, where it was one of this process."""
+        broken = self.trainer.first_broken()
+        if broken is None:
+            return ""
+        step, files = broken
+        return f"It began at step {step}, with {len(files)} pictures: {', '.join(files)}. Look at them and their annotations. "
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Write the average last: a checkpoint without it was cut off and is not resumed from."""
@@ -154,11 +162,14 @@ class Progress(TrainerCallback):  # type: ignore[misc]
     Args:
         steps_per_epoch: optimiser steps an epoch.
         epochs: how many there are.
+        metric: the score to tell, in percent.
+        label: what it is called.
         show: False in all processes but the first.
     """
 
-    def __init__(self, *, steps_per_epoch: int, epochs: int, show: bool = True) -> None:
+    def __init__(self, *, steps_per_epoch: int, epochs: int, metric: str = "top1", label: str = "top-1", show: bool = True) -> None:
         self.steps_per_epoch, self.epochs, self.show = steps_per_epoch, epochs, show
+        self.metric, self.label = f"eval_{metric}", label
         self.bar: Any = None
         self.seen: dict[str, str] = {}
 
@@ -178,21 +189,21 @@ class Progress(TrainerCallback):  # type: ignore[misc]
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **_: Any
     ) -> None:
-        """Take in loss and top-1; at the end of an epoch tell them."""
+        """Take in loss and score; at the end of an epoch tell them."""
         logs = logs or {}
         if "loss" in logs:
             self.seen["loss"] = f"{logs['loss']:.3f}"
-        if "eval_top1" in logs:
-            self.seen["top-1"] = f"{logs['eval_top1']:.2f} %"
+        if self.metric in logs:
+            self.seen[self.label] = f"{logs[self.metric]:.2f} %"
         if self.bar is not None and not self.bar.disable:
             self.bar.set_postfix_str(", ".join(f"{name} {value}" for name, value in self.seen.items()))
         elif self.show and self._ends_epoch(state, control, logs):
-            told = [f"{name} {value}" for name, value in self.seen.items() if name == "loss" or "eval_top1" in logs]
+            told = [f"{name} {value}" for name, value in self.seen.items() if name == "loss" or self.metric in logs]
             logger.info("epoch %d/%d: %s", state.global_step // self.steps_per_epoch, self.epochs, ", ".join(told))
 
     def _ends_epoch(self, state: TrainerState, control: TrainerControl, logs: dict[str, float]) -> bool:
         """Whether nothing more is to come of this epoch: its evaluation, or its loss where it is not evaluated."""
-        last = "eval_top1" in logs or ("loss" in logs and not control.should_evaluate)
+        last = self.metric in logs or ("loss" in logs and not control.should_evaluate)
         return last and state.global_step % self.steps_per_epoch == 0
 
     def close(self) -> None:

@@ -11,16 +11,13 @@ from typing import TYPE_CHECKING, Any
 from mobilevitv2.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from mobilevitv2.data.classification import ClassificationData
-    from mobilevitv2.evaluate.classification import ClassificationResult
-    from mobilevitv2.train.classify import TrainingResult
+    from mobilevitv2.train.run import TrainingResult
+    from mobilevitv2.train.task import CardText, Opened, TrainingTask
 
 _SHOWN_CLASSES = 20
 
 
-def model_card(
-    result: TrainingResult, summary: dict[str, Any], data: ClassificationData, measured: list[ClassificationResult]
-) -> str:
+def model_card(result: TrainingResult, summary: dict[str, Any], data: Opened, measured: list[Any], task: TrainingTask[Any]) -> str:
     """The README.md of the weights.
 
     Args:
@@ -28,44 +25,46 @@ def model_card(
         summary: what result.json holds.
         data: the pictures, without unreadable ones.
         measured: evaluations of these weights; the last one is what the card is judged by.
+        task: says what the scores and limits are.
     """
+    text = task.card(measured)
     sections = [
-        _head(result, summary),
+        _head(result, summary, text),
         _data(data),
         _licence(data, summary["command"]),
         _recipe(result, summary, measured),
-        _input(summary["recipe"]),
-        _results(result, measured),
-        _LIMITS,
+        f"## Input\n\n{text.input}: what `preprocessor_config.json` says.",
+        _results(result, measured, task, text),
+        f"## Limits\n\n{text.limits}",
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def _head(result: TrainingResult, summary: dict[str, Any]) -> str:
+def _head(result: TrainingResult, summary: dict[str, Any], text: CardText) -> str:
     return f"""---
 library_name: mobilevitv2
-pipeline_tag: image-classification
+pipeline_tag: {text.pipeline_tag}
 tags:
 - mobilevitv2
-- image-classification
+- {text.pipeline_tag}
 ---
 
-# Image classifier (MobileViTV2)
+# {text.title}
 
 {summary["parameters"]:,} parameters, trained on {summary["date"]} with [mobilevitv2](https://pypi.org/project/mobilevitv2/) on \
 {summary["device"]}: {result.steps:,} steps in {result.seconds / 60:.1f} minutes."""
 
 
-def _data(data: ClassificationData) -> str:
+def _data(data: Opened) -> str:
     names = ", ".join(data.classes[:_SHOWN_CLASSES])
     more = f", ... ({len(data.classes)} in all)" if len(data.classes) > _SHOWN_CLASSES else ""
     counts = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
-    groups = () if data.train is None else sorted(set(data.train.groups or ()))
+    groups = sorted(set(getattr(data.train, "groups", None) or ()))
     origins = f"\n\nOrigins of the training pictures: {', '.join(groups[:50])}." if groups else ""
     return f"## Data\n\n{Path(data.source).name}: {counts} pictures of {len(data.classes)} classes: {names}{more}.{origins}"
 
 
-def _licence(data: ClassificationData, command: str) -> str:
+def _licence(data: Opened, command: str) -> str:
     text = (
         f"## Licence\n\nThe data's licence: {data_licence(data.source)}. What the pictures' licences allow is what these weights "
         "may be used for."
@@ -108,13 +107,13 @@ def data_licence(source: str) -> str:
     return "not stated"
 
 
-def _recipe(result: TrainingResult, summary: dict[str, Any], measured: list[ClassificationResult]) -> str:
+def _recipe(result: TrainingResult, summary: dict[str, Any], measured: list[Any]) -> str:
     recipe = summary["recipe"]
     text = (
         f"## Recipe\n\n    {summary['command']}\n\n"
-        f"`{recipe['name'] or 'own'}`: {recipe['epochs']} epochs of {recipe['image_size']} px, batch {recipe['batch_size']}, "
-        f"{recipe['optimizer']}; every number is in `result.json` and `recipe.yaml` of the run. The weights are the running "
-        "average over the steps"
+        f"`{recipe['name'] or 'own'}`: {recipe['epochs']} epochs of {_size(recipe['image_size'])} px, batch "
+        f"{recipe['batch_size']}, {recipe['optimizer']}; every number is in `result.json` and `recipe.yaml` of the run. The weights "
+        "are the running average over the steps"
     )
     if result.chosen_step is not None:
         return text + f", as it stood after step {result.chosen_step:,}: the best evaluation on the validation pictures."
@@ -122,32 +121,17 @@ def _recipe(result: TrainingResult, summary: dict[str, Any], measured: list[Clas
     return text + f" at the end of the run{watched}."
 
 
-def _input(recipe: dict[str, Any]) -> str:
-    return (
-        f"## Input\n\nRGB in 0..1, short side {recipe['eval_resize']} px ({recipe['interpolation']}), centre crop "
-        f"{recipe['eval_crop']} px: what `preprocessor_config.json` says."
-    )
+def _size(size: Any) -> str:
+    return str(size) if isinstance(size, int) else " x ".join(map(str, size))
 
 
-def _results(result: TrainingResult, measured: list[ClassificationResult]) -> str:
+def _results(result: TrainingResult, measured: list[Any], task: TrainingTask[Any], text: CardText) -> str:
     if not measured:
         return "## Results\n\nNo pictures were held out, so nothing was measured."
-    lines = ["| pictures | count | top-1, % | top-5, % |", "| --- | --- | --- | --- |"]
-    for one in measured:
-        lines.append(f"| {one.split} | {one.count:,} | {100 * one.top1:.2f} | {100 * one.top5:.2f} |")
-        lines += [
-            f"| {one.split}: {group} | {one.group_counts[group]:,} | {100 * share:.2f} | |"
-            for group, share in one.per_group.items()
-        ]
-    text = "## Results\n\nOn pictures that were not trained on:\n\n" + "\n".join(lines)
+    told = "## Results\n\nOn pictures that were not trained on:\n\n" + "\n".join(text.results)
     if result.chosen_step is not None:
-        text += "\n\nThe weights were chosen by top-1 on the validation pictures, so that number is a little too good"
-        text += "; the test pictures played no part." if measured[-1].split == "test" else "."
-    return text
-
-
-_LIMITS = """## Limits
-
-It knows the classes above and no others: any picture gets one of them as its answer, and the probabilities say nothing about
-whether the picture shows something else. Pictures unlike the training data (other cameras, drawings, several objects) are answered
-worse than the table says. It was not examined for biases of the data."""
+        told += (
+            f"\n\nThe weights were chosen by {task.metric_label} on the validation pictures, so that number is a little too good"
+        )
+        told += "; the test pictures played no part." if measured[-1].split == "test" else "."
+    return told

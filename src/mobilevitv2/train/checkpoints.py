@@ -10,12 +10,12 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from mobilevitv2.errors import ConfigurationError
-from mobilevitv2.train.recipe import ClassificationRecipe, load_recipe
+from mobilevitv2.train.recipe import Recipe, load_recipe
 from mobilevitv2.weights.writing import write_whole
 
 AVERAGE_FILE = "average.safetensors"
 BEST_FILE = "best.safetensors"
-FIXED = ("batch_size", "seed", "validation_fraction", "width", "optimizer", "image_size")
+FIXED = ("task", "batch_size", "seed", "validation_fraction", "width", "optimizer", "decay_all", "image_size")
 """Settings that a run cannot change half-way: its steps, its order of pictures or its held-out part would be others."""
 
 
@@ -23,14 +23,15 @@ FIXED = ("batch_size", "seed", "validation_fraction", "width", "optimizer", "ima
 class Best:
     """The evaluation that chose the weights."""
 
-    top1: float
-    """In percent."""
+    score: float
+    """Top-1, mIoU or AP, in percent."""
     loss: float
+    """0 where the task has none to compare."""
     step: int
 
     def beaten_by(self, other: Best) -> bool:
         """Whether another evaluation is at least as good: with few pictures many are equal, and then the lower loss decides."""
-        return (other.top1, -other.loss) >= (self.top1, -self.loss)
+        return (other.score, -other.loss) >= (self.score, -self.loss)
 
 
 def save_state(model: nn.Module, path: Path, *, about: dict[str, str]) -> None:
@@ -46,7 +47,7 @@ def save_state(model: nn.Module, path: Path, *, about: dict[str, str]) -> None:
 
 def save_best(model: nn.Module, checkpoints: Path, best: Best) -> None:
     """Keep the best weights so far, with the evaluation that chose them."""
-    about = {"top1": repr(best.top1), "loss": repr(best.loss), "step": str(best.step)}
+    about = {"score": repr(best.score), "loss": repr(best.loss), "step": str(best.step)}
     save_state(model, checkpoints / BEST_FILE, about=about)
 
 
@@ -56,7 +57,7 @@ def best_so_far(checkpoints: Path) -> Best | None:
         return None
     with safe_open(checkpoints / BEST_FILE, framework="pt") as file:
         about = file.metadata()
-    return Best(float(about["top1"]), float(about["loss"]), int(about["step"]))
+    return Best(float(about["score"]), float(about["loss"]), int(about["step"]))
 
 
 def load_best(model: nn.Module, checkpoints: Path) -> None:
@@ -75,7 +76,7 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def check_same_run(recipe: ClassificationRecipe, folder: Path) -> None:
+def check_same_run(recipe: Recipe, folder: Path) -> None:
     """Refuse to go on from a run whose fixed settings are others.
 
     Raises:

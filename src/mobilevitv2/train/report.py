@@ -1,4 +1,4 @@
-"""What a finished run leaves for people: weights with a card, curves, a confusion matrix."""
+"""What a finished run leaves for people: weights with a card, curves, pictures of the scores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from mobilevitv2.evaluate.classification import ClassificationResult, evaluate_classification, save_confusion_matrix
 from mobilevitv2.train.callbacks import read_metrics
 from mobilevitv2.train.card import model_card
 from mobilevitv2.train.checkpoints import save_state
@@ -20,10 +19,9 @@ from mobilevitv2.train.trainer import worker_count
 from mobilevitv2.weights.writing import write_whole
 
 if TYPE_CHECKING:
-    from mobilevitv2.data.classification import ClassificationData
     from mobilevitv2.image_processing import MobileViTV2ImageProcessor
-    from mobilevitv2.train.classify import TrainingResult
-    from mobilevitv2.train.recipe import ClassificationRecipe
+    from mobilevitv2.train.run import TrainingResult
+    from mobilevitv2.train.task import Opened, TrainingTask
 
 
 def write_report(
@@ -31,30 +29,26 @@ def write_report(
     network: nn.Module,
     processor: MobileViTV2ImageProcessor,
     *,
-    recipe: ClassificationRecipe,
-    data: ClassificationData,
+    task: TrainingTask[Any],
+    data: Opened,
     command: str,
 ) -> None:
-    """Fill the run's folder: model/ (weights, config, processor, card), result.json, curves.png, confusion.png and .csv.
+    """Fill the run's folder: model/ (weights, config, processor, card), result.json, curves.png, and the task's pictures.
 
     The network is measured as it is shipped, through its processor, on the validation and the test pictures; `result.metrics`
     become those of the last of them.
     """
     assert result.best is not None
     save_network(network, processor, result.best)
-    measured = [
-        evaluate_classification(network, split, processor=processor, workers=worker_count(recipe), progress=True)
-        for split in (data.validation, data.test)
-        if split is not None
-    ]
+    splits = [split for split in (data.validation, data.test) if split is not None]
+    measured = [task.measure(network, split, processor=processor, workers=worker_count(task.recipe)) for split in splits]
     if measured:
-        for suffix in ("png", "csv"):
-            save_confusion_matrix(measured[-1], result.output / f"confusion.{suffix}")
-        result.metrics = _percent(measured[-1])
-    summary = _summary(result, network, recipe, measured, command)
+        task.draw(measured[-1], splits[-1], result.output)
+        result.metrics = task.in_percent(measured[-1])
+    summary = _summary(result, network, task, measured, command)
     write_whole(result.output / "result.json", (json.dumps(summary, indent=1) + "\n").encode())
-    draw_curves(result.output / "metrics.jsonl", result.output / "curves.png", chosen_step=result.chosen_step)
-    write_whole(result.best / "README.md", model_card(result, summary, data, measured).encode())
+    draw_curves(result.output / "metrics.jsonl", result.output / "curves.png", task=task, chosen_step=result.chosen_step)
+    write_whole(result.best / "README.md", model_card(result, summary, data, measured, task).encode())
 
 
 def save_network(network: nn.Module, processor: MobileViTV2ImageProcessor, folder: Path) -> None:
@@ -67,19 +61,15 @@ def save_network(network: nn.Module, processor: MobileViTV2ImageProcessor, folde
     processor.save_pretrained(folder)
 
 
-def _percent(measured: ClassificationResult) -> dict[str, float]:
-    return {"top1": 100 * measured.top1, "top5": 100 * measured.top5, "loss": measured.loss}
-
-
 def _summary(
-    result: TrainingResult, network: nn.Module, recipe: ClassificationRecipe, measured: list[ClassificationResult], command: str
+    result: TrainingResult, network: nn.Module, task: TrainingTask[Any], measured: list[Any], command: str
 ) -> dict[str, Any]:
-    groups = {} if not measured else {name: 100 * share for name, share in measured[-1].per_group.items()}
     return {
+        "task": task.name,
         "metrics": result.metrics,
         "split": measured[-1].split if measured else None,
-        "per_group": groups or None,
-        "per_split": {one.split: _percent(one) for one in measured},
+        **(task.summary(measured[-1]) if measured else {}),
+        "per_split": {one.split: task.in_percent(one) for one in measured},
         "chosen_step": result.chosen_step,
         "seconds": round(result.seconds, 1),
         "steps": result.steps,
@@ -87,24 +77,19 @@ def _summary(
         "device": device_name(),
         "date": date.today().isoformat(),
         "command": command,
-        "recipe": recipe.to_dict(),
+        "recipe": task.recipe.to_dict(),
     }
 
 
-def draw_curves(metrics: Path, picture: Path, *, chosen_step: int | None = None) -> None:
-    """Loss, learning rate and accuracy over the epochs, from metrics.jsonl; a line marks where the weights were chosen."""
+def draw_curves(metrics: Path, picture: Path, *, task: TrainingTask[Any], chosen_step: int | None = None) -> None:
+    """Losses, scores and learning rate over the epochs, from metrics.jsonl; a line marks where the weights were chosen."""
     from matplotlib.figure import Figure  # without pyplot: no window, no state left behind
 
     lines = read_metrics(metrics)
-    titles = {
-        "loss": "loss on training pictures (augmented, mixed)",
-        "eval_loss": "loss on watched pictures (averaged weights)",
-        "eval_top1": "top-1 on watched pictures, % (averaged weights)",
-        "learning_rate": "learning rate",
-    }
+    titles = {**task.curves, "learning_rate": "learning rate"}
     curves = {key: [(line["epoch"], line[key]) for line in lines if key in line and "epoch" in line] for key in titles}
     keys = [key for key in titles if curves[key]]
-    chosen = next((line["epoch"] for line in lines if "eval_top1" in line and line["step"] == chosen_step), None)
+    chosen = next((line["epoch"] for line in lines if f"eval_{task.metric}" in line and line["step"] == chosen_step), None)
     rows = -(-len(keys) // 2) or 1
     figure = Figure(figsize=(10, 3.3 * rows), layout="constrained")
     for axis, key in zip(figure.subplots(rows, 2, squeeze=False).flat, [*keys, None, None], strict=False):

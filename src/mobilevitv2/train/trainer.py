@@ -9,7 +9,8 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,35 +19,38 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerState, TrainingArguments
 
-from mobilevitv2.data.batches import EpochBatches, PictureBatches, worker_context
+from mobilevitv2.data.batches import EpochBatches, SampleBatches, stack_samples, worker_context
 from mobilevitv2.errors import ConfigurationError, DataError
-from mobilevitv2.train.augment import BatchAugmentation, to_float
 from mobilevitv2.train.callbacks import Rhythm
 from mobilevitv2.train.checkpoints import AVERAGE_FILE, Best, best_so_far, latest_checkpoint, save_best, step_of
 from mobilevitv2.train.ema import WeightAverage
 from mobilevitv2.train.processes import world_size
-from mobilevitv2.train.recipe import ClassificationRecipe
 from mobilevitv2.train.schedule import build_optimizer, learning_rate_factor
+from mobilevitv2.train.settings import Recipe
+from mobilevitv2.train.task import TrainingTask
+from mobilevitv2.train.watching import WatchedBatches
 
 logger = logging.getLogger(__name__)
 
 
+LOGGED_EVERY = 50
+"""Steps between two looks at the loss, or an epoch where that is shorter."""
+
+
 class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
-    """Trains a classifier by a recipe. `average` holds the running average of the weights, `metrics` the last evaluation of it;
-    where the pictures to watch are a validation split, `best` says which evaluation was the best, and its weights lie beside the
-    checkpoints. By a test split nothing is chosen.
+    """Trains by a task's recipe. `average` holds the running average of the weights, `metrics` the last evaluation of it; where the
+    pictures to watch are a validation split, `best` says which evaluation was the best, and its weights lie beside the checkpoints.
+    By a test split nothing is chosen.
 
     Args:
-        model: takes `pixel_values`, gives an output with `logits`.
-        recipe: every number of the run.
+        model: what the task trains.
+        task: computes the loss and the scores; its recipe has every number of the run.
         arguments: transformers' own arguments, from `training_arguments`.
         train: the training pictures.
         evaluation: the pictures to watch, or None.
-        num_labels: number of classes.
         width: the model's width multiplier, for numbers that depend on it.
     """
 
@@ -54,29 +58,26 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
         self,
         model: nn.Module,
         *,
-        recipe: ClassificationRecipe,
+        task: TrainingTask[Any],
         arguments: TrainingArguments,
-        train: PictureBatches,
-        evaluation: PictureBatches | None,
-        num_labels: int,
+        train: SampleBatches[Any],
+        evaluation: SampleBatches[Any] | None,
         width: float,
     ) -> None:
-        self.recipe = recipe
-        self.watched = evaluation
+        recipe: Recipe = task.recipe
+        self.task, self.recipe = task, recipe
+        self.watched = None
+        if evaluation is not None:
+            self.watched = WatchedBatches(
+                evaluation, batch=task.eval_batch, workers=worker_count(recipe), keep=recipe.cache != "none", loader=make_loader
+            )
         self.chooses = evaluation is not None and evaluation.split.name == "validation"
         self.best: Best | None = None
         self.metrics: dict[str, float] = {}
+        self.seen: deque[tuple[int, list[int], Tensor]] = deque(maxlen=LOGGED_EVERY * recipe.accumulate)
+        self.parts: dict[str, list[Tensor]] = {}
         self.steps_per_epoch = max(1, len(train) // batch_size(recipe, len(train)))
         self.peak_rate = recipe.at_width(recipe.learning_rate, width)
-        self.augmentation = BatchAugmentation(
-            num_labels,
-            randaugment_operations=recipe.randaugment_operations,
-            randaugment_magnitude=recipe.randaugment_magnitude,
-            erasing=recipe.erasing,
-            mixup=recipe.mixup,
-            cutmix=recipe.cutmix,
-            mix_probability=recipe.mix_probability,
-        )
         model.to(arguments.device)
         if recipe.channels_last:
             model.to(memory_format=torch.channels_last)
@@ -102,26 +103,34 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Tensor],
+        inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Cross-entropy against the mixed labels."""
-        mixing = self.state.global_step < (self.recipe.epochs - self.recipe.unmixed_epochs) * self.steps_per_epoch
-        pictures, targets = self.augmentation(inputs["pixel_values"], inputs["labels"], mixing=mixing)
-        outputs = model(pixel_values=pictures)
-        loss = F.cross_entropy(outputs.logits.float(), targets, label_smoothing=self.recipe.label_smoothing)
-        return (loss, outputs) if return_outputs else loss
+        """The task's loss; its pictures are remembered, and its parts for the logs, all without waiting for the device."""
+        step = self.state.global_step
+        found = self.task.loss(model, inputs, epochs_left=self.recipe.epochs - step / self.steps_per_epoch)
+        self.seen.append((step + 1, inputs["indices"], found.loss.detach()))
+        for name, part in found.parts.items():
+            self.parts.setdefault(name, []).append(part)
+        return (found.loss, found.outputs) if return_outputs else found.loss
+
+    def first_broken(self) -> tuple[int, list[str]] | None:
+        """The first step since the last look at the loss whose loss was no number, and the files of its batch in this process."""
+        for step, indices, loss in self.seen:
+            if not loss.isfinite():
+                return step, [self.train_dataset.split.describe(index) for index in indices]
+        return None
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Top-1, top-5 and loss of the averaged weights on the watched pictures."""
+        """The scores of the averaged weights on the watched pictures."""
         if self.watched is None:
             return {}
         metrics = evaluate_batches(
+            self.task,
             self.average.module,
-            self.watched,
-            device=self.args.device,
-            workers=worker_count(self.recipe),
+            self.watched.on(self.args.device),
+            self.watched.pictures.split,
             dtype=autocast_dtype(self.args),
         )
         self.metrics = metrics
@@ -132,7 +141,7 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
         return named
 
     def _keep_if_best(self, metrics: dict[str, float]) -> None:
-        now = Best(metrics["top1"], metrics["loss"], self.state.global_step)
+        now = Best(metrics[self.task.metric], metrics.get("loss", 0.0), self.state.global_step)
         if self.chooses and (self.best is None or self.best.beaten_by(now)):
             self.best = now
             if self.is_world_process_zero():
@@ -183,20 +192,23 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         # The checkpoint's base rates would silently win over a learning rate or decay that was changed for going on.
-        decays = [group["weight_decay"] for group in self.optimizer.param_groups]
+        wanted = [(group["initial_lr"], group["weight_decay"]) for group in self.optimizer.param_groups]
         super()._load_optimizer_and_scheduler(checkpoint)
-        self.lr_scheduler.base_lrs = [self.peak_rate] * len(decays)
+        self.lr_scheduler.base_lrs = [rate for rate, _ in wanted]
         factor = self.lr_scheduler.lr_lambdas[0](self.lr_scheduler.last_epoch)
-        for group, decay in zip(self.optimizer.param_groups, decays, strict=True):
-            group.update(initial_lr=self.peak_rate, lr=self.peak_rate * factor, weight_decay=decay)
+        for group, (rate, decay) in zip(self.optimizer.param_groups, wanted, strict=True):
+            group.update(initial_lr=rate, lr=rate * factor, weight_decay=decay)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Logs count epochs of the data, not of the one long stream."""
+        """Logs count epochs of the data, not of the one long stream, and have the parts of the loss beside it."""
+        if "loss" in logs:
+            logs = {**logs, **{name: torch.stack(values).mean().item() for name, values in self.parts.items()}}
+            self.parts = {}
         self.state.epoch = self.state.global_step / self.steps_per_epoch
         super().log(logs, start_time)
 
 
-def training_arguments(recipe: ClassificationRecipe, output: Path, *, count: int) -> TrainingArguments:
+def training_arguments(recipe: Recipe, output: Path, *, count: int) -> TrainingArguments:
     """The recipe in transformers' words, for `count` training pictures."""
     steps_per_epoch = max(1, count // batch_size(recipe, count))
     cuda = torch.cuda.is_available()
@@ -209,7 +221,7 @@ def training_arguments(recipe: ClassificationRecipe, output: Path, *, count: int
         bf16=recipe.precision == "bf16" or (recipe.precision == "auto" and cuda and torch.cuda.is_bf16_supported()),
         fp16=recipe.precision == "fp16",
         torch_compile=recipe.compile,
-        logging_steps=min(50, max(1, steps_per_epoch)),
+        logging_steps=min(LOGGED_EVERY, max(1, steps_per_epoch)),
         logging_nan_inf_filter=False,  # it would read the loss back from the device at every step
         save_strategy="no",  # the recipe's rhythm says when
         eval_strategy="no",
@@ -231,7 +243,7 @@ def training_arguments(recipe: ClassificationRecipe, output: Path, *, count: int
     return arguments
 
 
-def batch_size(recipe: ClassificationRecipe, count: int) -> int:
+def batch_size(recipe: Recipe, count: int) -> int:
     """Pictures an optimiser step: the recipe's batch, or the largest that `count` pictures fill and that can be divided alike.
 
     Raises:
@@ -251,7 +263,7 @@ def batch_size(recipe: ClassificationRecipe, count: int) -> int:
     return min(recipe.batch_size, count // parts * parts)
 
 
-def worker_count(recipe: ClassificationRecipe) -> int:
+def worker_count(recipe: Recipe) -> int:
     """Decoding processes: the recipe's number, or one a core and at most 16."""
     if recipe.workers >= 0:
         return recipe.workers
@@ -259,11 +271,12 @@ def worker_count(recipe: ClassificationRecipe) -> int:
     return min(16, cores)
 
 
-def make_loader(pictures: PictureBatches, batches: Any, *, workers: int, pin: bool) -> DataLoader[Any]:
+def make_loader(pictures: SampleBatches[Any], batches: Any, *, workers: int, pin: bool) -> DataLoader[Any]:
     """Batches in order, decoded ahead by `workers` processes."""
     return DataLoader(
         pictures,
         batch_sampler=batches,
+        collate_fn=stack_samples,
         num_workers=workers,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
@@ -283,19 +296,10 @@ def autocast_dtype(arguments: TrainingArguments) -> torch.dtype | None:
 
 @torch.inference_mode()
 def evaluate_batches(
-    model: nn.Module, pictures: PictureBatches, *, device: torch.device, workers: int, dtype: torch.dtype | None, batch: int = 256
+    task: TrainingTask[Any], model: nn.Module, batches: Iterable[dict[str, Any]], split: Any, *, dtype: torch.dtype | None
 ) -> dict[str, float]:
-    """Top-1 and top-5 in percent and the mean cross-entropy; read back from the device once, at the end."""
-    order = [list(range(start, min(start + batch, len(pictures)))) for start in range(0, len(pictures), batch)]
-    totals = torch.zeros(3, device=device)
-    for inputs in make_loader(pictures, order, workers=workers, pin=device.type == "cuda"):
-        pixels, labels = (inputs[name].to(device, non_blocking=True) for name in ("pixel_values", "labels"))
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            logits = model(pixel_values=to_float(pixels)).logits.float()
-        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-        totals += torch.stack([best[:, 0].sum(), best.sum(), F.cross_entropy(logits, labels, reduction="sum")])
-    top1, top5, loss = (totals / max(1, len(pictures))).tolist()
-    return {"top1": 100 * top1, "top5": 100 * top5, "loss": loss}
+    """A task's scores of a network in evaluation mode, without gradients."""
+    return task.evaluate(model, batches, split, dtype=dtype)
 
 
 def restore_average(trainer: RecipeTrainer, checkpoint: Path) -> None:
