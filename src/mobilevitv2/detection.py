@@ -212,8 +212,8 @@ class MobileViTV2ForObjectDetection(MobileViTV2PreTrainedModel):
             anchors: (anchors, 4), as `anchors` gives them.
         """
         targets = pad_targets(labels, batch=logits.shape[0], num_labels=self.num_labels, device=logits.device)
-        with torch.autocast(logits.device.type, enabled=False):
-            return self._multibox(_at_least_float32(logits), _at_least_float32(offsets), targets, anchors)
+        # No matrix product or convolution follows, so autocast leaves all of it in float32.
+        return self._multibox(_at_least_float32(logits), _at_least_float32(offsets), targets, anchors)
 
     def _multibox(self, logits: Tensor, offsets: Tensor, targets: PaddedTargets, anchors: Tensor) -> dict[str, Tensor]:
         config = self.config
