@@ -424,9 +424,12 @@ def test_info_of_a_detectors_file(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "2,035,395" in shown
 
 
-def test_predict_says_that_a_file_is_a_detector(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["predict", str(pictures), "--model", str(detector(tmp_path))]) == 2
-    assert "weights of a detector" in capsys.readouterr().err
+def test_predict_says_that_a_file_is_of_another_task(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["predict", str(pictures), "--model", str(detector(tmp_path))]
+    assert main([*words, "--task", "segment"]) == 1
+    assert "detector" in capsys.readouterr().err
+    assert main(words) == 0  # the file tells its task
+    assert "nothing found" in capsys.readouterr().out
 
 
 def test_convert_there_and_back_answers_the_same(
