@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -538,6 +540,18 @@ def test_folders_without_boxes(tmp_path, make, says):
         opened(tmp_path)
 
 
+@pytest.mark.parametrize("source", [".", "../root"])
+def test_files_that_lead_out_of_a_folder_named_relatively(tmp_path, monkeypatch, source):
+    content = coco(2, [annotation(10, [1, 1, 5, 5])])
+    content["images"].append({"id": 20, "file_name": "../../secret.png"})
+    write_coco(tmp_path / "root", "instances_train.json", content)
+    write_picture(tmp_path / "secret.png", 1)
+    monkeypatch.chdir(tmp_path / "root")
+    data = opened(source)
+    assert data.train.read(0).size == (64, 48) and len(data.train) == 2
+    assert [problem.what for problem in data.problems] == ["image without file"]
+
+
 def test_a_folder_above_the_data(tmp_path):
     write_voc(tmp_path / "VOCdevkit" / "VOC2007", {"a": voc_xml([("cat", 1, 2, 3, 4)])})
     assert len(opened(tmp_path / "VOCdevkit").train) == 1
@@ -577,3 +591,13 @@ def test_coco128(shared_data):
     assert (len(split), len(split.table.labels), split.category_ids[-1]) == (128, 898, 90)
     assert split.image_ids[0] == 139 and data.classes[split.labels(0)[0]] == "potted plant"
     assert split.read(0).size == tuple(split.sizes[0])
+
+
+def test_importing_is_light():
+    modules = ", ".join(
+        f"mobilevitv2.data.{name}" for name in ("detection", "segmentation", "checks_detection", "checks_segmentation")
+    )
+    heavy = ("torch", "transformers", "datasets", "pyarrow", "PIL", "yaml")
+    program = f"import sys; import {modules}; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -159,6 +159,7 @@ def _pictures(images: Sequence[Any], path: Path, split: str, root: Path, problem
     found = _Pictures()
     folder = _folder_of(images, path, split, root)
     by_path: dict[str, int] = {}
+    below = os.path.relpath(folder, root)
     name = os.path.relpath(path, root)
     for row, image in enumerate(images):
         image = image if isinstance(image, dict) else {}
@@ -171,7 +172,7 @@ def _pictures(images: Sequence[Any], path: Path, split: str, root: Path, problem
             problems.append(Problem(split, where, "image id that is there twice", shortened(file)))
             continue
         where += f" ({shortened(file)})"
-        place = inside(root, os.path.relpath(folder, root), file)
+        place = inside(root, below, file)
         if place is None or not os.path.isfile(place):
             found.numbers[number] = None
             detail = f"no such file in {folder}" if place else f"outside {root}"
@@ -276,6 +277,8 @@ def _numbers(box: object) -> list[float]:
 
 
 def _number(value: object) -> float:
+    if type(value) is float:
+        return value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return math.nan
     try:
@@ -292,6 +295,8 @@ def _pixels(value: object) -> int:
 
 def _id(value: object) -> int | str | None:
     """An id: a whole number (one in quotes too) or a word."""
+    if type(value) is int:
+        return value
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, float) and value.is_integer():
