@@ -471,6 +471,7 @@ def test_train_passes_everything_on(monkeypatch: pytest.MonkeyPatch, capsys: pyt
         "output": "run",
         "resume": True,
         "overrides": {"epochs": "3", "crop_scale": "0.2,1.0"},
+        "strict": False,
     }
     out = capsys.readouterr().out
     assert "10 steps in 2.0 minutes; top1 0.5000" in out

@@ -64,6 +64,6 @@ def relative(boxes: NDArray[np.float32], size: tuple[int, int]) -> tuple[NDArray
     height, width = size
     shares = (boxes / np.array([width, height, width, height], dtype=np.float32)).reshape(-1, 4)
     start, end = shares[:, :2], shares[:, 2:]
-    with_area = (end > start).all(axis=1)
+    with_area: NDArray[np.bool_] = np.all(end > start, axis=1)
     centred = np.concatenate([(start + end) / 2, end - start], axis=1)[with_area]
     return centred.astype(np.float32), with_area

@@ -135,7 +135,8 @@ def mirrored(boxes: FloatArray, width: int) -> FloatArray:
 def _centred_in(boxes: FloatArray, crops: NDArray[np.floating]) -> NDArray[np.bool_]:
     """(crops, boxes): whether the box's centre lies in the crop."""
     centre = (boxes[None, :, :2] + boxes[None, :, 2:]) / 2
-    return ((centre > crops[:, None, :2]) & (centre < crops[:, None, 2:])).all(-1)
+    inside: NDArray[np.bool_] = np.all((centre > crops[:, None, :2]) & (centre < crops[:, None, 2:]), axis=-1)
+    return inside
 
 
 def _overlaps(crops: NDArray[np.floating], boxes: FloatArray) -> NDArray[np.floating]:

@@ -112,8 +112,8 @@ def _recipe(result: TrainingResult, summary: dict[str, Any], measured: list[Any]
     text = (
         f"## Recipe\n\n    {summary['command']}\n\n"
         f"`{recipe['name'] or 'own'}`: {recipe['epochs']} epochs of {_size(recipe['image_size'])} px, batch "
-        f"{recipe['batch_size']}, {recipe['optimizer']}; every number is in `result.json` and `recipe.yaml` of the run. The weights "
-        "are the running average over the steps"
+        f"{recipe['batch_size']}, {recipe['optimizer']}; every number is in `result.json` and `recipe.yaml` of the run. The "
+        "weights are the running average over the steps"
     )
     if result.chosen_step is not None:
         return text + f", as it stood after step {result.chosen_step:,}: the best evaluation on the validation pictures."

@@ -139,7 +139,8 @@ class ClassificationTask(TrainingTask[ClassificationRecipe]):
             network = MobileViTV2ForImageClassification(MobileViTV2Config(width_multiplier=recipe.width, **options))
         else:
             network = MobileViTV2ForImageClassification.from_pretrained(model, ignore_mismatched_sizes=True, **options)
-        return network.float()
+        network.float()
+        return network
 
     def processor(self) -> MobileViTV2ImageProcessor:
         """Short side and centre crop of the recipe's evaluation."""

@@ -134,7 +134,8 @@ class DetectionTask(TrainingTask[DetectionRecipe]):
             network = MobileViTV2ForObjectDetection.from_pretrained(model, ignore_mismatched_sizes=True, **options)
         else:
             network = MobileViTV2ForObjectDetection.from_pretrained(model, ignore_mismatched_sizes=True, **options, **head)
-        return network.float()
+        network.float()
+        return network
 
     def processor(self) -> MobileViTV2ImageProcessor:
         """The whole picture at the recipe's size."""

@@ -162,7 +162,8 @@ class SegmentationTask(TrainingTask[SegmentationRecipe]):
             network = MobileViTV2ForSemanticSegmentation.from_pretrained(model, ignore_mismatched_sizes=True, **options)
         else:
             network = MobileViTV2ForSemanticSegmentation.from_pretrained(model, ignore_mismatched_sizes=True, **options, **head)
-        return network.float()
+        network.float()
+        return network
 
     def processor(self) -> MobileViTV2ImageProcessor:
         """The whole picture at the size of the recipe's evaluation."""
