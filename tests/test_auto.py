@@ -19,6 +19,7 @@ import mobilevitv2
 from mobilevitv2.backbone import MobileViTV2Backbone, MobileViTV2Model
 from mobilevitv2.classification import MobileViTV2ForImageClassification
 from mobilevitv2.configuration import MobileViTV2Config
+from mobilevitv2.detection import MobileViTV2ForObjectDetection
 from mobilevitv2.errors import ConfigurationError
 from mobilevitv2.image_processing import MobileViTV2ImageProcessor
 from mobilevitv2.segmentation import MobileViTV2ForSemanticSegmentation
@@ -29,6 +30,7 @@ MAPPINGS = [
     modeling_auto.MODEL_FOR_BACKBONE_MAPPING,
     modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     modeling_auto.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING,
+    modeling_auto.MODEL_FOR_OBJECT_DETECTION_MAPPING,
     image_processing_auto.IMAGE_PROCESSOR_MAPPING,
 ]
 TASK_CLASSES = [
@@ -36,6 +38,7 @@ TASK_CLASSES = [
     (transformers.AutoBackbone, MobileViTV2Backbone),
     (transformers.AutoModelForImageClassification, MobileViTV2ForImageClassification),
     (transformers.AutoModelForSemanticSegmentation, MobileViTV2ForSemanticSegmentation),
+    (transformers.AutoModelForObjectDetection, MobileViTV2ForObjectDetection),
 ]
 
 
@@ -148,6 +151,26 @@ def test_image_segmentation_pipeline(tmp_path: Path, cat_photo: Path) -> None:
     assert all(answer["mask"].size == size for answer in answers)
     covered = sum(sum(answer["mask"].histogram()[1:]) for answer in answers)
     assert covered == size[0] * size[1]  # each pixel has one class
+
+
+@pytest.mark.usefixtures("registered")
+def test_object_detection_pipeline(tmp_path: Path, cat_photo: Path) -> None:
+    torch.manual_seed(0)
+    names = ["cat", "dog"]
+    config = small_config(num_labels=2, id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)})
+    randomise(MobileViTV2ForObjectDetection(config)).save_pretrained(tmp_path)
+    MobileViTV2ImageProcessor(size={"height": 64, "width": 64}, do_center_crop=False).save_pretrained(tmp_path)
+    answers = transformers.pipeline("object-detection", model=str(tmp_path))(str(cat_photo), threshold=0.2)
+    model = transformers.AutoModelForObjectDetection.from_pretrained(tmp_path)
+    processor = MobileViTV2ImageProcessor.from_pretrained(tmp_path)
+    with Image.open(cat_photo) as photo, torch.no_grad():
+        outputs = model(**processor(photo, return_tensors="pt"))
+        found = processor.post_process_object_detection(outputs, 0.2, [(photo.height, photo.width)])[0]
+    assert len(answers) == len(found["scores"]) > 0
+    for answer, score, label, box in zip(answers, found["scores"], found["labels"], found["boxes"], strict=True):
+        assert answer["label"] == names[label]
+        assert answer["score"] == pytest.approx(score.item(), abs=1e-5)
+        assert list(answer["box"].values()) == pytest.approx(box.tolist(), abs=1.001)  # the pipeline cuts off fractions
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,16 @@ import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
-from mobilevitv2 import MobileViTV2Config, MobileViTV2ForImageClassification, MobileViTV2ForSemanticSegmentation
+from mobilevitv2 import (
+    MobileViTV2Config,
+    MobileViTV2ForImageClassification,
+    MobileViTV2ForObjectDetection,
+    MobileViTV2ForSemanticSegmentation,
+    create,
+)
 from mobilevitv2.complexity import OperationCount, count_operations, count_parameters
 from mobilevitv2.errors import ConfigurationError
+from mobilevitv2.weights import WeightRecord, list_records
 
 # width, parameters, thousand million multiply-adds at 256 and at 384 pixels, as published
 TABLE = [
@@ -77,6 +84,15 @@ def test_segmenter_counts_no_training_only_head() -> None:
     assert count_parameters(model) == 6_242_318
     assert round(count_operations(model).published / 1e9, 2) == 7.36
     assert count_operations(helped) == count_operations(model)
+
+
+@pytest.mark.parametrize("record", list_records(task="detect", bundled=False), ids=lambda record: record.name)
+def test_published_detectors(record: WeightRecord) -> None:
+    with torch.device("meta"):
+        model = create(record.name, pretrained=False)
+    assert type(model) is MobileViTV2ForObjectDetection
+    assert count_parameters(model) == record.parameters
+    assert round(count_operations(model).published / 1e9, 3) == record.gmacs
 
 
 def test_impossible_size_is_refused() -> None:

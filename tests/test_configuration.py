@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from mobilevitv2.backbone import MobileViTV2Model
 from mobilevitv2.classification import MobileViTV2ForImageClassification
 from mobilevitv2.configuration import MobileViTV2Config
+from mobilevitv2.detection import MobileViTV2ForObjectDetection
 from mobilevitv2.errors import ConfigurationError
 from mobilevitv2.segmentation import MobileViTV2ForSemanticSegmentation
 
@@ -70,6 +71,17 @@ def segmenter(**options: Any) -> MobileViTV2ForSemanticSegmentation:
 
 def pspnet(**options: Any) -> MobileViTV2ForSemanticSegmentation:
     return segmenter(segmentation_head="pspnet", **options)
+
+
+def detector(**options: Any) -> MobileViTV2ForObjectDetection:
+    return MobileViTV2ForObjectDetection(small_config(**options))
+
+
+def detection_loss(**options: Any) -> float:
+    torch.manual_seed(0)
+    model = randomise(detector(**options))
+    labels = [{"class_labels": torch.tensor([3]), "boxes": torch.tensor([[0.5, 0.4, 0.3, 0.4]])}]
+    return round(model(pictures(height=96), labels=labels).loss.item(), 3)
 
 
 def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -172,7 +184,75 @@ EFFECTS: dict[str, tuple[Callable[..., Any], Any, Any, Any]] = {
     ),
     "psp_pool_sizes": (lambda **o: len(pspnet(**o).segmentation_head.psp.branches), 4, (1, 2), 2),
     "psp_dropout_prob": (lambda **o: two_training_passes_differ(pspnet(**{**NO_DROPOUT, **o})), False, 0.5, True),
+    "detection_strides": (lambda **o: len(detector(**o, **(FOUR_MAPS if o else {})).detection_head.levels), 6, (8, 16, 32, -1), 4),
+    "detection_extra_channels": (
+        lambda **o: [layer.pointwise.convolution.out_channels for layer in detector(**o).extra_layers[:3]],
+        [256, 128, 128],
+        (96, 32, 16, 64),
+        [96, 32, 16],
+    ),
+    "detection_level_channels": (
+        lambda **o: [level.pointwise.convolution.in_channels for level in detector(**o).detection_head.levels],
+        [512, 256, 256, 128, 128, 64],
+        (32, 48, 64, 80, 96, 64),
+        [32, 48, 64, 80, 96, 64],
+    ),
+    "detection_anchor_scales": (
+        lambda **o: [round(boxes[0][0], 3) for boxes in detector(**o)._shapes],
+        [0.1, 0.258, 0.417, 0.575, 0.733, 0.892],
+        (0.2, 0.8),
+        [0.2, 0.3, 0.4, 0.5, 0.6, 0.7],
+    ),
+    "detection_anchor_ratios": (
+        lambda **o: [level.anchors for level in detector(**o).detection_head.levels],
+        [6, 6, 6, 6, 6, 4],
+        ((), (2,), (2, 3), (2, 3, 4), (2,), ()),
+        [2, 4, 6, 8, 4, 2],
+    ),
+    "detection_matching_iou": (lambda **o: detection_loss(**o) != detection_loss(), False, 0.2, True),
+    "detection_negative_ratio": (lambda **o: detection_loss(**o) != detection_loss(), False, 1.0, True),
+    "detection_coder_variances": (lambda **o: detection_loss(**o) != detection_loss(), False, (0.2, 0.1), True),
 }
+
+FOUR_MAPS = {
+    "detection_extra_channels": [64],
+    "detection_level_channels": [64, 64, 64, 64],
+    "detection_anchor_ratios": [[2]] * 4,
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"detection_strides": [16, 32, 128]}, r"detection_strides=\[16, 32, 128\] gives no detector"),
+        ({"detection_strides": [16, -1]}, "at least to 32"),
+        ({"detection_strides": [4, 8, 16, 32]}, "begin with 8, 16 or 32"),
+        ({"detection_strides": []}, "gives no detector"),
+        ({"detection_strides": 16}, "gives no detector"),
+        ({"detection_strides": [16, 32, -1]}, r"detection_extra_channels=\[256, 128, 128, 64\] must hold 1 whole numbers"),
+        ({"detection_extra_channels": [256, 128, 128, 0]}, "detection_extra_channels=0 must be at least 1"),
+        ({"detection_extra_channels": [256, 128, 128, 32]}, "ends in 64, but the pooled map has 32"),
+        ({"detection_level_channels": [512]}, "detection_level_channels=.512. must hold 6"),
+        ({"detection_anchor_scales": [0.9, 0.1]}, "must grow"),
+        ({"detection_anchor_scales": [0.0, 0.1]}, "must be a number above 0"),
+        ({"detection_anchor_scales": [0.1]}, "must hold two numbers"),
+        ({"detection_anchor_ratios": [[2, 3]]}, "for each of the 6 maps"),
+        ({"detection_anchor_ratios": [[2], [2], [2], [2], [2], [-1]]}, "a ratio of detection_anchor_ratios=-1"),
+        ({"detection_matching_iou": 1.5}, "detection_matching_iou=1.5 must be at most 1"),
+        ({"detection_matching_iou": 0}, "detection_matching_iou=0"),
+        ({"detection_negative_ratio": float("nan")}, "detection_negative_ratio=nan"),
+        ({"detection_coder_variances": [0.1, 0.0]}, "detection_coder_variances=0.0"),
+    ],
+)
+def test_detection_options_that_give_no_detector_are_named(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigurationError, match=named):
+        MobileViTV2Config(**options)
+
+
+def test_detection_options_survive_saving(tmp_path: Path) -> None:
+    config = MobileViTV2Config(detection_strides=(8, 16, 32, -1), **FOUR_MAPS, detection_negative_ratio=2)
+    config.save_pretrained(tmp_path)
+    assert MobileViTV2Config.from_pretrained(tmp_path) == config
 
 
 def auxiliary_share(**options: Any) -> float:

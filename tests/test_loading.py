@@ -16,14 +16,16 @@ import transformers
 from safetensors.torch import save_file
 from small_models import pictures, randomise, small_config
 from torch import Tensor, nn
+from weights_helpers import make_state
 
 from mobilevitv2 import create
 from mobilevitv2.backbone import MobileViTV2Backbone, MobileViTV2Model
 from mobilevitv2.classification import MobileViTV2ForImageClassification
 from mobilevitv2.configuration import MobileViTV2Config
+from mobilevitv2.detection import MobileViTV2ForObjectDetection
 from mobilevitv2.errors import ConfigurationError, UnknownWeightsFormat, WeightsError, WeightsMismatch, WrongTaskError
 from mobilevitv2.segmentation import MobileViTV2ForSemanticSegmentation
-from mobilevitv2.weights import convert_state_dict
+from mobilevitv2.weights import Architecture, WeightRecord, convert_state_dict, list_records
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning:timm")
 
@@ -41,6 +43,12 @@ def segmenter() -> MobileViTV2ForSemanticSegmentation:
     return randomise(MobileViTV2ForSemanticSegmentation(config))
 
 
+@pytest.fixture
+def detector() -> MobileViTV2ForObjectDetection:
+    torch.manual_seed(0)
+    return randomise(MobileViTV2ForObjectDetection(MobileViTV2Config(width_multiplier=0.5, num_labels=5)))
+
+
 def logits(model: nn.Module) -> Tensor:
     with torch.no_grad():
         output = model.eval()(pictures(2))
@@ -54,7 +62,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 # ---- folders, and transformers' own classes ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["classifier", "segmenter"])
+@pytest.mark.parametrize("kind", ["classifier", "segmenter", "detector"])
 def test_saved_folder_comes_back_equal(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     model = request.getfixturevalue(kind)
     model.save_pretrained(tmp_path)
@@ -301,13 +309,87 @@ def test_segmenters_file_does_not_classify(segmenter: MobileViTV2ForSemanticSegm
         MobileViTV2ForImageClassification.from_pretrained(tmp_path / "model.safetensors")
 
 
+def test_detectors_file_does_not_segment_nor_the_other_way_round(
+    segmenter: MobileViTV2ForSemanticSegmentation, detector: MobileViTV2ForObjectDetection, tmp_path: Path
+) -> None:
+    for model, other in ((detector, type(segmenter)), (segmenter, type(detector))):
+        torch.save(official(model), tmp_path / "weights.pt")
+        with pytest.raises(WrongTaskError, match=rf"weights\.pt: this is a .*; use {type(model).__name__}"):
+            other.from_pretrained(tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "right"),
+    [
+        ("ssdlite-mobilevitv2-0.5-coco", MobileViTV2ForSemanticSegmentation, "MobileViTV2ForObjectDetection"),
+        ("ssdlite-mobilevitv2-0.5-coco", MobileViTV2ForImageClassification, "MobileViTV2ForObjectDetection"),
+        ("pspnet-mobilevitv2-0.5-voc", MobileViTV2ForObjectDetection, "MobileViTV2ForSemanticSegmentation"),
+    ],
+)
+def test_record_of_another_task_is_refused_before_its_download(name: str, wrong: Any, right: str) -> None:
+    with pytest.raises(WrongTaskError, match=rf"^{name}: this is a .* classes, width 0\.5\); use {right}"):
+        wrong.from_pretrained(name)
+
+
+# ---- detectors --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("record", list_records(task="detect", bundled=False), ids=lambda record: record.name)
+def test_official_detectors_load_by_name_and_by_file(record: WeightRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    state = make_state(Architecture(task="detect", head="ssdlite", width=record.width, num_labels=80))
+    (tmp_path / "mobilevitv2").mkdir()
+    file = tmp_path / "mobilevitv2" / f"{record.name}.pt"
+    torch.save(convert_state_dict(state, to="official"), file)
+    for source in (record.name, file):
+        model = MobileViTV2ForObjectDetection.from_pretrained(source)
+        config = model.config
+        assert (config.num_labels, config.image_size, config.width_multiplier) == (80, 320, record.width)
+        assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+        assert (config.id2label[0], config.id2label[79]) == (
+            ("person", "toothbrush") if source == record.name else ("LABEL_0", "LABEL_79")
+        )
+    fewer = create(record.name, num_labels=3, ignore_mismatched_sizes=True)
+    assert (fewer.config.num_labels, fewer.config.id2label[2]) == (3, "LABEL_2")
+    assert fewer(torch.rand(1, 3, 64, 64)).logits.shape[-1] == 4
+
+
+def test_detector_starts_from_a_classifiers_trunk(
+    classifier: MobileViTV2ForImageClassification, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save(official(classifier), tmp_path / "classifier.pt")
+    model = MobileViTV2ForObjectDetection.from_pretrained(tmp_path / "classifier.pt", num_labels=7)
+    assert model.config.num_labels == 7
+    assert "start at random" in caplog.text
+    ours, theirs = model.mobilevitv2.state_dict(), classifier.mobilevitv2.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert model.detection_head.levels[0].pointwise.convolution.weight.std() > 0
+
+
+def test_detector_of_other_channels_is_told_from_its_file(tmp_path: Path) -> None:
+    config = MobileViTV2Config(
+        width_multiplier=0.5,
+        num_labels=5,
+        detection_extra_channels=[64, 48, 32, 16],
+        detection_level_channels=[64, 256, 64, 64, 32, 16],
+    )
+    model = randomise(MobileViTV2ForObjectDetection(config))
+    torch.save(official(model), tmp_path / "narrow.pt")
+    assert same(MobileViTV2ForObjectDetection.from_pretrained(tmp_path / "narrow.pt"), model)
+
+
 # ---- create -----------------------------------------------------------------------------------------------------------------
 
 
 def test_create_tells_the_task_from_file_and_folder(
-    classifier: MobileViTV2ForImageClassification, segmenter: MobileViTV2ForSemanticSegmentation, tmp_path: Path
+    classifier: MobileViTV2ForImageClassification,
+    segmenter: MobileViTV2ForSemanticSegmentation,
+    detector: MobileViTV2ForObjectDetection,
+    tmp_path: Path,
 ) -> None:
-    for model, name in ((classifier, "classifier"), (segmenter, "segmenter")):
+    for model, name in ((classifier, "classifier"), (segmenter, "segmenter"), (detector, "detector")):
         model.save_pretrained(tmp_path / name)
         torch.save(official(model), tmp_path / f"{name}.pt")
         for source in (tmp_path / name, tmp_path / f"{name}.pt"):
@@ -329,6 +411,7 @@ def test_create_tells_the_task_from_file_and_folder(
         ("mobilevitv2-2.0-imagenet21k-to-1k-384", 1000, 32, 2.0),
         ("deeplabv3-mobilevitv2-0.5-voc", 21, 16, 0.5),
         ("pspnet-mobilevitv2-0.75-ade20k", 150, 8, 0.75),
+        ("ssdlite-mobilevitv2-1.25-coco", 80, 32, 1.25),
     ],
 )
 def test_create_by_a_records_name_without_weights(name: str, labels: int, stride: int, width: float) -> None:

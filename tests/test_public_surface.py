@@ -11,6 +11,7 @@ DOCUMENTED = [
     "MobileViTV2Backbone",
     "MobileViTV2Config",
     "MobileViTV2ForImageClassification",
+    "MobileViTV2ForObjectDetection",
     "MobileViTV2ForSemanticSegmentation",
     "MobileViTV2ImageProcessor",
     "MobileViTV2Model",

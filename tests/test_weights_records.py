@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from mobilevitv2.errors import ConfigurationError
 from mobilevitv2.weights import Architecture, expected_shapes, get_record, list_records, parameter_count, records
+from mobilevitv2.weights.class_names import class_names
 
 CARD = """---
 license: mit
@@ -49,6 +50,23 @@ def test_parameters_follow_from_the_channel_rule(record: records.WeightRecord) -
 def test_auxiliary_heads_add_what_was_published(width: float, head: records.Head, num_labels: int, parameters: int) -> None:
     arch = Architecture(task="segment", width=width, head=head, num_labels=num_labels, has_auxiliary_head=True)
     assert parameter_count(expected_shapes(arch)) == parameters
+
+
+def test_class_names_are_those_of_torchvision() -> None:
+    from torchvision.models.detection import FCOS_ResNet50_FPN_Weights
+    from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights
+
+    categories = FCOS_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    assert class_names("detect", "coco") == tuple(name for name in categories if name not in ("__background__", "N/A"))
+    voc = class_names("segment", "voc")
+    assert voc == ("background", *DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.meta["categories"][1:])
+
+
+@pytest.mark.parametrize("record", list_records(bundled=False), ids=lambda record: record.name)
+def test_there_is_a_name_for_each_class(record: records.WeightRecord) -> None:
+    names = class_names(record.task, record.dataset)
+    assert (names is None) == (record.task == "classify")
+    assert names is None or len(set(names)) == len(names) == record.num_labels
 
 
 def test_input_contracts() -> None:
