@@ -4,9 +4,12 @@
     python benchmarks/post_processing.py --device cuda
 
 Both do what the official evaluation does: softmax, scores above 0.01, the best 400 of each class, suppression at an overlap of 0.5,
-the best 200 of the picture, clipped boxes in pixels. The loop calls torchvision's `nms` once for each class that has candidates. Two
-kinds of answers: "trained", where most anchors are sure of background and a few dozen objects are seen by several anchors each; and
-"untrained", where nearly every class of every anchor passes the threshold. Both ways must give the same detections.
+the best 200 of the picture, clipped boxes in pixels. The loop calls torchvision's `nms` once for each class that has candidates.
+Two kinds of answers: "trained", where most anchors are sure of background and a few dozen objects are seen by several anchors each;
+and "untrained", where nearly every class of every anchor passes the threshold. Both ways must give the same detections.
+
+One thread of a shared machine, torch 2.15, 8 pictures, 2026-11-22: trained 228 against 37.6 ms, ratio 6.1; untrained 2134 against
+131.6 ms, ratio 16.2; the same detections.
 """
 
 from __future__ import annotations
