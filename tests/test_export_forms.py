@@ -16,18 +16,18 @@ from mobilevitv2.segmentation import MobileViTV2ForSemanticSegmentation, upsampl
 TOLERANCE = 1e-5
 
 
-def equal_model(model: MobileViTV2PreTrainedModel) -> MobileViTV2PreTrainedModel:
-    return token_form(exported_model(model, torch.float32))
+def equal_model(model: MobileViTV2PreTrainedModel, *, free_mean: bool = False) -> MobileViTV2PreTrainedModel:
+    return token_form(exported_model(model, torch.float32), free_mean=free_mean)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 128), (96, 72), (65, 99), (112, 112)])
-@pytest.mark.parametrize("batch", [1, 3])
-def test_classifier_is_equal_at_any_size(size: tuple[int, int], batch: int) -> None:
+@pytest.mark.parametrize(("batch", "free_mean"), [(1, False), (3, False), (2, True)])
+def test_classifier_is_equal_at_any_size(size: tuple[int, int], batch: int, free_mean: bool) -> None:
     torch.manual_seed(0)
     model = randomise(MobileViTV2ForImageClassification(small_config(n_attn_blocks=[2, 1, 1])))
     x = pictures(batch, height=size[0], width=size[1])
     with torch.no_grad():
-        assert relative_difference(equal_model(model)(x, return_dict=True).logits, model(x).logits) < TOLERANCE
+        assert relative_difference(equal_model(model, free_mean=free_mean)(x, return_dict=True).logits, model(x).logits) < TOLERANCE
 
 
 @pytest.mark.parametrize("head", ["deeplabv3", "pspnet"])

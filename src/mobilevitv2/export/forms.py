@@ -8,7 +8,7 @@ Here a stage's tokens are the rows of a matrix, (B, T, D) with T = P * N, rows o
 
 - 1x1 convolutions are linear layers;
 - the weighted sum of the tokens is a product of matrices, (B * P, 1, N) x (B * P, N, D);
-- the mean of a normalisation is a linear layer with weights 1 / D, then the mean over what is left;
+- the mean of a normalisation is a linear layer with weights 1 / D, then the mean over what is left (LiteRT has the mean itself);
 - patches are made by two permutations of four axes, which move whole runs of channels.
 
 Every operation is one that XNNPACK has, under ExecuTorch and under LiteRT. The heads lose their operations that it has not: the
@@ -40,8 +40,10 @@ from mobilevitv2.segmentation import AtrousSpatialPyramidPooling, ImagePooling, 
 FloatMatrix = npt.NDArray[np.float64]
 
 
-def token_module(program: Program) -> nn.Module:
+def token_module(program: Program, *, free_mean: bool) -> nn.Module:
     """The program's module in the form above, in float32; a copy.
+
+    With `free_mean` a normalisation's mean is one operation over two axes, for runtimes that have it.
 
     A program in half precision keeps its rounded weights: formats that store them in 16 bits lose nothing more.
 
@@ -54,20 +56,41 @@ def token_module(program: Program) -> nn.Module:
     module = copy.deepcopy(program.module).float()
     assert isinstance(module, Answering)
     module.dtype = torch.float32
-    module.model = token_form(module.model)
-    return module.eval()
+    module.model = token_form(module.model, free_mean=free_mean)
+    _fix_matrices(module.eval(), program.example)
+    return module
 
 
-def token_form(folded: MobileViTV2PreTrainedModel) -> MobileViTV2PreTrainedModel:
+def _fix_matrices(module: nn.Module, example: Tensor) -> None:
+    """Let pooling keep its matrices for this size as buffers: delegates take constants only as such."""
+
+    def note(pooling: nn.Module, inputs: tuple[Tensor]) -> None:
+        assert isinstance(pooling, PoolingByMatrix)
+        pooling.fix(int(inputs[0].shape[-2]), int(inputs[0].shape[-1]))
+
+    pools = [each for each in module.modules() if isinstance(each, PoolingByMatrix)]
+    handles = [each.register_forward_pre_hook(note) for each in pools]
+    if pools:
+        with torch.no_grad():
+            module(example)
+    for handle in handles:
+        handle.remove()
+
+
+def token_form(folded: MobileViTV2PreTrainedModel, *, free_mean: bool = False) -> MobileViTV2PreTrainedModel:
     """An equal model whose attention runs on rows of tokens.
 
     Args:
         folded: as `exported_model` gives it; it is changed.
+        free_mean: take means over two axes in one operation.
     """
     layers = folded.mobilevitv2.encoder.layer
     for index, layer in enumerate(layers):
         if isinstance(layer, MobileViTV2Block):
             layers[index] = TokenBlock(layer)
+    for module in folded.modules():
+        if isinstance(module, TokenNorm):
+            module.free_mean = free_mean
     folded.mobilevitv2 = Trunk(folded.mobilevitv2)
     for module in list(folded.modules()):
         for name, child in list(module.named_children()):
@@ -104,7 +127,7 @@ class TokenNorm(nn.Module):
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps, self.free_mean = eps, False
         self.register_buffer("equal_weights", torch.full((1, dim), 1 / dim), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -114,6 +137,8 @@ class TokenNorm(nn.Module):
 
     def mean(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, 1, 1)."""
+        if self.free_mean:
+            return x.mean(dim=(1, 2), keepdim=True)
         of_tokens = F.linear(x, cast(Tensor, self.equal_weights))  # (B, T, 1)
         # XNNPACK takes a mean over the last two of four axes, and no other.
         return torch.unflatten(of_tokens, 1, (1, -1)).mean(dim=(2, 3), keepdim=True).flatten(2)
@@ -228,18 +253,32 @@ class PoolingByMatrix(nn.Module):
     def __init__(self, folded: PyramidPooling) -> None:
         super().__init__()
         self.pool_sizes, self.branches, self.fusion = folded.pool_sizes, folded.branches, folded.fusion
+        self.size: tuple[int, int] | None = None
+
+    def fix(self, height: int, width: int) -> None:
+        """Keep the matrices for maps of this size."""
+        self.size = (height, width)
+        for size in self.pool_sizes:
+            pooling, spreading = pooling_matrices(size, height, width)
+            self.register_buffer(f"pooling_{size}", pooling, persistent=False)
+            self.register_buffer(f"spreading_{size}", spreading, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
         height, width = int(x.shape[-2]), int(x.shape[-1])
         pyramid = [x]
         for size, branch in zip(self.pool_sizes, self.branches, strict=True):
-            pooling, spreading = pooling_matrices(size, height, width)
+            pooling, spreading = self._matrices(size, height, width)
             pooled = torch.unflatten(F.linear(x.flatten(2), pooling), 2, (size, size))  # (B, C, size, size)
             spread = F.linear(branch(pooled).flatten(2), spreading)
             pyramid.append(torch.unflatten(spread, 2, (height, width)))
         out: Tensor = self.fusion(torch.cat(pyramid, dim=1))
         return out
+
+    def _matrices(self, size: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+        if self.size != (height, width):
+            return pooling_matrices(size, height, width)
+        return cast(Tensor, getattr(self, f"pooling_{size}")), cast(Tensor, getattr(self, f"spreading_{size}"))
 
 
 def pooling_matrices(size: int, height: int, width: int) -> tuple[Tensor, Tensor]:

@@ -43,7 +43,9 @@ class ExecuTorchEngine:
             self._program = runtime.load_program(data)
             self._method = self._program.load_method(METHOD)
             names = self._program.method_names
-            self.metadata: str | None = str(self._program.load_method(METADATA_KEY).execute([])[0]) if METADATA_KEY in names else None
+            self.metadata: str | None = (
+                str(self._program.load_method(METADATA_KEY).execute([])[0]) if METADATA_KEY in names else None
+            )
         except (RuntimeError, KeyError, ValueError) as error:
             raise WeightsError(f"{path} cannot be opened by ExecuTorch ({error}); the file is damaged: export it again.") from error
         self.version = version("executorch")
@@ -59,7 +61,9 @@ class ExecuTorchEngine:
         ((name, (shape, dtype)),) = self.inputs.items()
         if image.shape != shape or image.dtype != dtype:
             # The runtime would read past the end of a smaller array.
-            raise WeightsError(f"{name} of shape {image.shape} and type {image.dtype} does not fit; the file takes {shape}, {dtype}.")
+            raise WeightsError(
+                f"{name} of shape {image.shape} and type {image.dtype} does not fit; the file takes {shape}, {dtype}."
+            )
         answers = self._method.execute([torch.from_numpy(np.ascontiguousarray(image))])
         return {name: np.array(answer.numpy()) for name, answer in zip(self.outputs, answers, strict=True)}
 

@@ -1,0 +1,189 @@
+"""Core ML: an .mlpackage with an ML program, written anywhere and run on Apple's systems only.
+
+With preprocessing inside the input is a picture (`ImageType`), and a classifier's file names the classes. Nothing here can run such
+a file on Linux. What can be checked is: that it holds only operators of the chosen target, of at most five axes, and that its
+graph, evaluated operator by operator (`coreml_evaluation`), answers as PyTorch does.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from mobilevitv2.errors import ConfigurationError, WeightsError
+from mobilevitv2.export.executorch import quiet
+from mobilevitv2.export.formats import ExportFormat, Written
+from mobilevitv2.export.program import Answering
+from mobilevitv2.runtime.metadata import METADATA_KEY
+
+if TYPE_CHECKING:
+    from mobilevitv2.export.program import Program
+
+TARGET = "iOS16"
+MOST_AXES = 5
+NOT_OPERATORS = ("const",)
+# Sums over thousands of values and what depends on them; the rest calculates in 16 bits.
+WIDE = frozenset({"reduce_mean", "reduce_sum", "rsqrt", "softmax", "square", "exp"})
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
+
+
+class PictureProgram(nn.Module):
+    """The module behind an `ImageType`, which gives values of 0..255 with the channels first."""
+
+    def __init__(self, module: Answering, *, picture: bool) -> None:
+        super().__init__()
+        self.picture, self.module = picture, module
+
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """(batch, 3, height, width) -> the outputs in order."""
+        if self.picture:
+            scale, shift = cast(Tensor, self.module.scale), cast("Tensor | None", self.module.shift)
+            image = image * scale if shift is None else image * scale + shift
+        return self.module(image)  # type: ignore[no-any-return]  # nn.Module's call is untyped
+
+
+def write(program: Program, path: Path) -> Written:
+    """Convert the program and write it.
+
+    Raises:
+        ConfigurationError: a free axis, or another precision.
+    """
+    if program.precision not in ("fp32", "fp16"):
+        raise ConfigurationError(f"precision={program.precision!r} is not written for Core ML; use 'fp16' or 'fp32'.")
+    with quiet():
+        model = convert(program)
+        model.save(str(path))
+    operators = Counter(each.op_type for each in model._mil_program.functions["main"].operations)
+    for name in NOT_OPERATORS:
+        operators.pop(name, None)
+    notes = ["not run: Core ML exists on Apple's systems only"]
+    if not program.metadata.picture.inside:
+        notes.append("the input is an array; export with preprocessing inside for a picture (ImageType)")
+    versions = {name: version(name) for name in ("coremltools", "torch")}
+    return Written(files=(path,), operators=dict(operators), versions=versions, notes=tuple(notes))
+
+
+def convert(program: Program) -> Any:
+    """The program as coremltools' model."""
+    import coremltools
+
+    if program.dynamic:
+        raise ConfigurationError(f"{' and '.join(program.dynamic)} cannot be free in Core ML; export one file for each shape.")
+    module = picture_module(program)
+    example = torch.rand(1, 3, *program.size)
+    with torch.no_grad():
+        exported = torch.export.export(module, (example,), strict=False).run_decompositions({})
+    metadata = program.metadata
+    swapped = metadata.picture.inside and metadata.picture.channel_order == "BGR"
+    image = (
+        coremltools.ImageType(
+            name="image",
+            shape=example.shape,
+            color_layout=coremltools.colorlayout.BGR if swapped else coremltools.colorlayout.RGB,
+        )
+        if metadata.picture.inside
+        else coremltools.TensorType(name="image", shape=example.shape)
+    )
+    classifier = metadata.task == "classify" and metadata.postprocessing == "softmax"
+    model = coremltools.convert(
+        exported,
+        convert_to="mlprogram",
+        inputs=[image],
+        outputs=[coremltools.TensorType(name=name) for name in program.outputs],
+        classifier_config=coremltools.ClassifierConfig(list(metadata.labels)) if classifier else None,
+        minimum_deployment_target=getattr(coremltools.target, TARGET),
+        compute_precision=_precision(program.precision),
+        skip_model_load=True,
+    )
+    _describe(model, program)
+    return model
+
+
+def picture_module(program: Program) -> PictureProgram:
+    """The module that is converted: in float32 (Core ML halves by itself), channels first, scaling before it where it is inside."""
+    module = copy.deepcopy(program.module).float()
+    assert isinstance(module, Answering)
+    module.dtype = torch.float32
+    module.inside, module.layout = False, "NCHW"
+    return PictureProgram(module, picture=program.metadata.picture.inside).eval()
+
+
+def _precision(name: str) -> Any:
+    import coremltools
+
+    if name == "fp32":
+        return coremltools.precision.FLOAT32
+    return coremltools.transform.FP16ComputePrecision(op_selector=lambda operation: operation.op_type not in WIDE)
+
+
+def _describe(model: Any, program: Program) -> None:
+    metadata = program.metadata
+    model.short_description = f"MobileViTV2, {metadata.task}; weights: {metadata.source}"
+    model.license = metadata.licence
+    model.user_defined_metadata[METADATA_KEY] = metadata.to_json()
+    for port in metadata.outputs:
+        if port.name in {output.name for output in model.get_spec().description.output}:
+            model.output_description[port.name] = port.meaning
+    model.input_description["image"] = metadata.inputs[0].meaning
+
+
+def check(program: Program, path: Path) -> list[str]:
+    """What can be said of a file that cannot be run here, line by line.
+
+    Raises:
+        WeightsError: an operator that the target has not, too many axes, or a graph that does not answer as PyTorch does.
+    """
+    import coremltools
+
+    from mobilevitv2.export.coreml_evaluation import evaluate
+
+    with quiet():
+        model = coremltools.models.MLModel(str(path), skip_model_load=True)
+        mil = coremltools.converters.mil.frontend.milproto.load.load(
+            model.get_spec(), model.get_spec().specificationVersion, str(path / "Data/com.apple.CoreML/weights")
+        )
+    operations = [each for each in mil.functions["main"].operations if each.op_type not in NOT_OPERATORS]
+    deepest = max((output.rank for each in operations for output in each.outputs if hasattr(output, "rank")), default=0)
+    if deepest > MOST_AXES:
+        raise WeightsError(f"the program has a tensor of {deepest} axes; Core ML takes {MOST_AXES}.")
+    image = torch.rand(1, 3, *program.size, generator=torch.Generator().manual_seed(0))
+    image = image * 255 if program.metadata.picture.inside else image
+    with torch.no_grad():
+        wanted = picture_module(program)(image)
+    wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+    found = evaluate(mil, image.numpy())
+    worst = 0.0
+    for name, value in zip(program.outputs, wanted, strict=True):
+        ours = torch.from_numpy(found[name]).double()
+        worst = max(worst, float((ours - value.double()).abs().max() / value.double().abs().max()))
+    if worst > TOLERANCE[program.precision]:
+        raise WeightsError(
+            f"the program, evaluated operator by operator, differs from PyTorch by {worst:.2g} of the largest value."
+        )
+    kinds = sorted({each.op_type for each in operations})
+    return [
+        f"not run: read back and evaluated operator by operator, it differs from PyTorch by {worst:.2g} of the largest value",
+        f"{len(operations)} operators of {len(kinds)} kinds, all of {TARGET}, at most {deepest} axes: {', '.join(kinds)}",
+    ]
+
+
+FORMAT = ExportFormat(
+    name="coreml",
+    suffix=".mlpackage",
+    extra="coreml",
+    modules=("coremltools",),
+    precisions=("fp16", "fp32"),
+    layout="NCHW",
+    free_axes=(),
+    suppression=False,
+    engine=None,
+    write=write,
+    check=check,
+    tolerance=TOLERANCE,
+)

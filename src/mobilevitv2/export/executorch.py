@@ -1,0 +1,115 @@
+"""ExecuTorch: a .pte file whose operators run in XNNPACK.
+
+The metadata lie in the file as a method of their own that returns the text, which every binding of the runtime can call.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mobilevitv2.errors import ConfigurationError
+from mobilevitv2.export.formats import ExportFormat, Written
+from mobilevitv2.export.forms import token_module
+from mobilevitv2.runtime.metadata import METADATA_KEY
+
+if TYPE_CHECKING:
+    from mobilevitv2.export.program import Program
+
+METHOD = "forward"
+
+
+def write(program: Program, path: Path) -> Written:
+    """Lower the program to XNNPACK and write it.
+
+    Raises:
+        ConfigurationError: a free axis (XNNPACK's reshape takes none), or a precision that is not float32.
+    """
+    if program.dynamic:
+        raise ConfigurationError(f"{' and '.join(program.dynamic)} cannot be free in ExecuTorch; export one file for each shape.")
+    if program.precision != "fp32":
+        raise ConfigurationError(f"precision={program.precision!r} is not written for ExecuTorch; use 'fp32'.")
+    with quiet():
+        lowered = _lower(program)
+        operators, outside = _operators(lowered.exported_program())
+        path.write_bytes(lowered.to_executorch().buffer)
+    notes = (f"operators outside the delegate: {', '.join(outside)}",) if outside else ()
+    versions = {name: version(name) for name in ("executorch", "torch")}
+    return Written(files=(path,), operators=operators, outside=outside, versions=versions, notes=notes)
+
+
+def _lower(program: Program) -> Any:
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    module = token_module(program, free_mean=False)
+    with torch.no_grad():
+        exported = torch.export.export(module, (program.example,), strict=False)
+    return to_edge_transform_and_lower(
+        exported,
+        partitioner=[XnnpackPartitioner()],
+        constant_methods={METADATA_KEY: program.metadata.to_json()},
+    )
+
+
+def _operators(exported: Any) -> tuple[dict[str, int], dict[str, int]]:
+    """How many operators of each kind there are in all, and outside the delegate."""
+    inside: Counter[str] = Counter()
+    outside: Counter[str] = Counter()
+    for node in exported.graph.nodes:
+        if node.op == "call_function" and "call_delegate" not in str(node.target) and "getitem" not in str(node.target):
+            outside[_name(node.target)] += 1
+    for _, part, _ in _delegates(exported):
+        inside.update(_name(node.target) for node in part.original_module.graph.nodes if node.op == "call_function")
+    return dict(inside + outside), dict(outside)
+
+
+def _delegates(exported: Any) -> Iterator[tuple[str, Any, Any]]:
+    from executorch.exir.lowered_backend_module import get_lowered_submodules
+
+    return iter(get_lowered_submodules(exported.graph_module))
+
+
+def _name(target: Any) -> str:
+    """ "aten::convolution" -> "convolution"."""
+    schema = getattr(target, "_schema", None)
+    return str(getattr(schema, "name", target)).split("::")[-1].split(".")[0]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Exporters warn, log and print about their own insides; inside, only what raises is heard."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+TOLERANCE: Mapping[str, float] = {"fp32": 1e-4}
+
+FORMAT = ExportFormat(
+    name="executorch",
+    suffix=".pte",
+    extra="executorch",
+    modules=("executorch",),
+    precisions=("fp32",),
+    layout="NCHW",
+    free_axes=(),
+    suppression=False,
+    engine="executorch",
+    write=write,
+    tolerance=TOLERANCE,
+)

@@ -1,0 +1,119 @@
+"""LiteRT: a .tflite file that takes pictures with the channels last, with metadata and labels packed in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mobilevitv2.errors import ConfigurationError
+from mobilevitv2.export.executorch import quiet
+from mobilevitv2.export.formats import ExportFormat, Written
+from mobilevitv2.export.forms import token_module
+from mobilevitv2.export.litert_packing import pack
+
+if TYPE_CHECKING:
+    from mobilevitv2.export.program import Program
+
+DELEGATE = "DELEGATE"
+
+
+def write(program: Program, path: Path) -> Written:
+    """Convert the program and write it; in fp16 the weights are stored in 16 bits and calculated with in 32.
+
+    Raises:
+        ConfigurationError: a free axis, or another precision.
+    """
+    if program.dynamic:
+        raise ConfigurationError(f"{' and '.join(program.dynamic)} cannot be free in LiteRT; export one file for each shape.")
+    if program.precision not in ("fp32", "fp16"):
+        raise ConfigurationError(f"precision={program.precision!r} is not written for LiteRT; use 'fp32' or 'fp16'.")
+    with quiet():
+        content = _convert(program)
+        if program.precision == "fp16":
+            content = _halved(content)
+        content = pack(content, program.metadata, program.outputs)
+        path.write_bytes(content)
+        operators, outside = _operators(content)
+    versions = {name: version(name) for name in ("litert-torch", "ai-edge-litert", "torch")}
+    notes = (f"operators outside XNNPACK: {', '.join(outside)}",) if outside else ()
+    return Written(files=(path,), operators=operators, outside=outside, versions=versions, notes=notes)
+
+
+def _convert(program: Program) -> bytes:
+    import litert_torch
+    from litert_torch.progress import config
+
+    config.show_progress = False
+    module = token_module(program, free_mean=True)
+    with torch.no_grad():
+        converted = litert_torch.convert(module, sample_kwargs={"image": program.example})
+    return bytes(converted.model_content())
+
+
+def _halved(content: bytes) -> bytes:
+    """The model with its weights in 16 bits."""
+    from ai_edge_quantizer import qtyping, quantizer
+
+    work = quantizer.Quantizer(bytearray(content))
+    weights = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
+    for operation in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+        work.update_quantization_recipe(
+            regex=".*",
+            operation_name=qtyping.TFLOperationName[operation],
+            op_config=qtyping.OpQuantizationConfig(
+                weight_tensor_config=weights,
+                compute_precision=qtyping.ComputePrecision.FLOAT,
+                explicit_dequantize=True,
+            ),
+            algorithm_key="float_casting",
+        )
+    return bytes(work.quantize().quantized_model)
+
+
+def _operators(content: bytes) -> tuple[dict[str, int], dict[str, int]]:
+    """How many operators of each kind there are in all, and outside XNNPACK on this system."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=content, num_threads=1)
+    interpreter.allocate_tensors()
+    details = interpreter._get_ops_details()
+    operators = Counter(each["op_name"] for each in details if each["op_name"] != DELEGATE)
+    wanted = [each["index"] for each in interpreter.get_output_details()]
+    return dict(operators), dict(left_outside(details, wanted))
+
+
+def left_outside(details: Sequence[Mapping[str, Any]], outputs: Sequence[int]) -> Counter[str]:
+    """The operators that run by themselves. The interpreter lists replaced ones too, so what the outputs need is walked back."""
+    makers: dict[int, Mapping[str, Any]] = {}
+    for each in sorted(details, key=lambda each: each["op_name"] == DELEGATE):  # a delegate stands for what it replaced
+        makers.update({int(index): each for index in each["outputs"]})
+    wanted, seen, outside = [int(index) for index in outputs], set(), Counter[str]()
+    while wanted:
+        maker = makers.get(wanted.pop())
+        if maker is None or maker["index"] in seen:
+            continue
+        seen.add(maker["index"])
+        if maker["op_name"] != DELEGATE:
+            outside[maker["op_name"]] += 1
+        wanted += [int(index) for index in maker["inputs"] if index >= 0]
+    return outside
+
+
+FORMAT = ExportFormat(
+    name="litert",
+    suffix=".tflite",
+    extra="litert",
+    modules=("litert_torch", "ai_edge_litert"),
+    precisions=("fp32", "fp16"),
+    layout="NHWC",
+    free_axes=(),
+    suppression=False,
+    engine="litert",
+    write=write,
+    tolerance={"fp32": 1e-4},
+)
