@@ -7,6 +7,7 @@ Never more than a few batches are in memory, however many pictures there are. A 
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,8 +16,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from mobilevitv2.answers import Prediction
 from mobilevitv2.errors import ConfigurationError, ImageError
@@ -26,6 +25,7 @@ from mobilevitv2.video import Video, is_video, read_video
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
     from mobilevitv2.tasks import Task
 
@@ -54,8 +54,13 @@ def named_sources(sources: Any) -> Iterator[Named]:
 
 def _each(sources: Any) -> Iterable[Any]:
     """`sources` where it is a collection of pictures; a collection of one where it is a picture itself."""
-    one = isinstance(sources, str | bytes | bytearray | os.PathLike | Tensor | np.ndarray | Named) or hasattr(sources, "read")
+    one = isinstance(sources, str | bytes | bytearray | os.PathLike | np.ndarray | Named) or hasattr(sources, "read") or _is_tensor(sources)
     return [sources] if one or not isinstance(sources, Iterable) else sources
+
+
+def _is_tensor(source: Any) -> bool:
+    torch = sys.modules.get("torch")  # whoever holds a tensor has imported it; exported files are answered without
+    return torch is not None and isinstance(source, torch.Tensor)
 
 
 def _found(source: str | os.PathLike[str]) -> Iterator[Named]:
@@ -152,23 +157,39 @@ def _prepare(item: Named, task: Task, keep_picture: bool) -> _Prepared:
 def _answer(batch: Sequence[_Prepared], task: Task, batch_size: int) -> list[Prediction]:
     """The answers of a batch, in order; pictures of one shape go through the model together."""
     fields: dict[int, dict[str, Any]] = {}
-    shapes: dict[torch.Size, list[int]] = {}
+    shapes: dict[tuple[int, ...], list[int]] = {}
     for index, prepared in enumerate(batch):
         if prepared.pixel_values is not None:
-            shapes.setdefault(prepared.pixel_values.shape, []).append(index)
+            shapes.setdefault(tuple(prepared.pixel_values.shape), []).append(index)
         elif prepared.large is not None:
             fields[index] = _run_in_tiles(task, prepared.large, batch_size)
     for indices in shapes.values():
-        stacked = torch.stack([x for index in indices if (x := batch[index].pixel_values) is not None])
+        stacked = _stacked([x for index in indices if (x := batch[index].pixel_values) is not None])
         sizes = [batch[index].prediction.size or (0, 0) for index in indices]
         fields.update(zip(indices, _run(task, stacked, sizes), strict=True))
     return [replace(prepared.prediction, **fields.get(index, {})) for index, prepared in enumerate(batch)]
 
 
+def _stacked(prepared: list[Any]) -> Any:
+    """Tensors, or the arrays of an exported file's task, as a batch."""
+    if isinstance(prepared[0], np.ndarray):
+        return np.stack(prepared)
+    import torch
+
+    return torch.stack(prepared)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+
+
 def _run(task: Task, pixel_values: Tensor, sizes: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
     try:
         return task.answer(pixel_values, sizes)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
         raise ConfigurationError(
             f"{len(pixel_values)} pictures at once do not fit into the device's memory; use a smaller batch_size, or device='cpu'."
         ) from error
@@ -179,7 +200,9 @@ def _run_in_tiles(task: Task, picture: Image.Image, batch_size: int) -> dict[str
         return task.answer_in_tiles(picture, batch_size=batch_size)
     except ImageError as error:
         return {"error": str(error)}
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
         raise ConfigurationError(
             f"{batch_size} tiles at once do not fit into the device's memory; use a smaller batch_size, or device='cpu'."
         ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from mobilevitv2.answers import Area, Box, Label, Prediction, ScoreMap
 from mobilevitv2.attention import answer_with_maps
+from mobilevitv2.class_choice import Class, chosen_classes, class_name
 from mobilevitv2.contract import seen_box
 from mobilevitv2.draw import draw_labels
 from mobilevitv2.errors import ConfigurationError
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from mobilevitv2.image_processing import MobileViTV2ImageProcessor
 
 Array = np.ndarray[Any, Any]
-Class = str | int
 Size = tuple[int, int]
 
 DEFAULT_THRESHOLD = 0.3
@@ -242,44 +241,6 @@ class Detector(_OfTheWholePicture):
                 left, top, right, bottom = (float(value) for value in found.boxes[place])
                 boxes.append(Box(class_name(self.names, index), float(found.scores[place]), index, (left, top, right, bottom)))
         return {"boxes": boxes}
-
-
-# ---- classes ---------------------------------------------------------------------------------------------------------------------
-
-
-def class_name(names: Mapping[int, str], index: int) -> str:
-    """The name of a class, or a placeholder where the model has none."""
-    return str(names.get(index, f"LABEL_{index}"))
-
-
-def chosen_classes(names: Mapping[int, str], num_labels: int, classes: Iterable[Class] | None) -> frozenset[int] | None:
-    """The indices of classes given by name (case does not matter) or index; None for all.
-
-    Raises:
-        ConfigurationError: a class that the model has not (the message has the nearest names), or an empty choice.
-    """
-    if classes is None:
-        return None
-    given = [classes] if isinstance(classes, str | int) else list(classes)
-    if not given:
-        raise ConfigurationError("classes is empty, so nothing could be answered; leave it out to have all.")
-    by_name = {class_name(names, index).strip().casefold(): index for index in range(num_labels)}
-    return frozenset(_chosen(each, by_name, num_labels, names) for each in given)
-
-
-def _chosen(given: Class, by_name: dict[str, int], num_labels: int, names: Mapping[int, str]) -> int:
-    name = str(given).strip().casefold()
-    if name in by_name:
-        return by_name[name]
-    if name.lstrip("-").isdecimal():
-        if 0 <= int(name) < num_labels:
-            return int(name)
-        raise ConfigurationError(f"class {given} is not among the model's, which are numbered from 0 to {num_labels - 1}.")
-    near = [class_name(names, by_name[each]) for each in difflib.get_close_matches(name, by_name, n=3)]
-    some = [class_name(names, index) for index in range(min(num_labels, 5))]
-    all_of_them = ", ".join(some) + (f" and {num_labels - 5} more" if num_labels > 5 else "")
-    hint = f"did you mean {' or '.join(near)}?" if near else f"it has {all_of_them}."
-    raise ConfigurationError(f"the model has no class {given!r}; {hint}")
 
 
 def count_classes(mask: Array, num_labels: int) -> Array:

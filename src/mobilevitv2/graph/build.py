@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from mobilevitv2.errors import WeightsMismatch
 from mobilevitv2.graph import heads
-from mobilevitv2.graph.builder import Builder
+from mobilevitv2.graph.builder import Builder, Node
 from mobilevitv2.graph.network import Map, Network, Trunk
 from mobilevitv2.graph.weights import Weights, scoped
 from mobilevitv2.runtime.metadata import METADATA_KEY, Metadata, PictureContract
@@ -45,12 +46,12 @@ class Graph:
     Attributes:
         content: the bytes.
         operators: how many of each kind.
-        node_names: (operator, name) of each node, in order; names begin with the part of the model that the node belongs to.
+        nodes: in the order in which they run; names begin with the part of the model that the node belongs to.
     """
 
     content: bytes
     operators: Mapping[str, int]
-    node_names: list[tuple[str, str]] = field(repr=False)
+    nodes: Sequence[Node] = field(repr=False)
 
 
 def build_graph(spec: GraphSpec, tensors: Mapping[str, Array], *, version: str) -> Graph:
@@ -84,7 +85,7 @@ def build_graph(spec: GraphSpec, tensors: Mapping[str, Array], *, version: str) 
         some = ", ".join(weights.left[:3])
         raise WeightsMismatch(f"the graph has no place for {len(weights.left)} tensors ({some}); check the configuration.")
     content = builder.to_bytes(producer="mobilevitv2", version=version, metadata={METADATA_KEY: spec.metadata.to_json()})
-    return Graph(content, dict(builder.operators), builder.node_names)
+    return Graph(content, Counter(node.operator for node in builder.nodes), builder.nodes)
 
 
 def _free_shape(name: str) -> tuple[str, ...]:

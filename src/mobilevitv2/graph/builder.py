@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,16 @@ from mobilevitv2.graph import protobuf
 
 Array = np.ndarray[Any, Any]
 OPSET = 18
+
+
+class Node(NamedTuple):
+    """One operator."""
+
+    operator: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, protobuf.Attribute]
 
 
 class Builder:
@@ -23,22 +33,19 @@ class Builder:
 
     def __init__(self) -> None:
         self.scope = ""
-        self.operators: Counter[str] = Counter()
-        self.node_names: list[tuple[str, str]] = []
-        self._nodes: list[bytes] = []
+        self.nodes: list[Node] = []
         self._tensors: list[bytes] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._taken: Counter[str] = Counter()
         self._inputs: list[bytes] = []
         self._outputs: list[bytes] = []
+        self._output_names: dict[str, str] = {}
 
     def add(self, operator: str, *inputs: str, outputs: Sequence[str] | None = None, **attributes: protobuf.Attribute) -> str:
         """One node; the name of its first output."""
         name = self._fresh(f"{self.scope}/{operator}" if self.scope else operator)
-        given = list(outputs) if outputs else [f"{name}:0"]
-        self._nodes.append(protobuf.node(operator, name, inputs, given, attributes))
-        self.operators[operator] += 1
-        self.node_names.append((operator, name))
+        given = tuple(outputs) if outputs else (f"{name}:0",)
+        self.nodes.append(Node(operator, name, inputs, given, attributes))
         return given[0]
 
     def weight(self, name: str, value: Array) -> str:
@@ -70,15 +77,28 @@ class Builder:
         return name
 
     def output(self, value: str, name: str, dtype: str, shape: Sequence[int | str], meaning: str) -> None:
-        """An output of the graph, by a name of its own."""
-        self.add("Identity", value, outputs=[name])
+        """An output of the graph: the value of a node, which takes this name."""
+        if value in self._output_names:
+            value = self.add("Identity", value)
+        self._output_names[value] = name
         self._outputs.append(protobuf.value_info(name, dtype, shape, meaning))
 
     def to_bytes(self, *, producer: str, version: str, metadata: Mapping[str, str]) -> bytes:
         """The file."""
+        renamed = self._output_names
+        nodes = (
+            protobuf.node(
+                node.operator,
+                node.name,
+                [renamed.get(each, each) for each in node.inputs],
+                [renamed.get(each, each) for each in node.outputs],
+                node.attributes,
+            )
+            for node in self.nodes
+        )
         graph = b"".join(
             (
-                *(protobuf.content(1, each) for each in self._nodes),
+                *(protobuf.content(1, node) for node in nodes),
                 protobuf.content(2, "mobilevitv2"),
                 *(protobuf.content(5, each) for each in self._tensors),
                 *(protobuf.content(11, each) for each in self._inputs),
