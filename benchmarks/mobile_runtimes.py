@@ -1,0 +1,249 @@
+"""ExecuTorch and LiteRT beside ONNX Runtime: our form, transformers' and timm's own models, through the same exporters, in one run.
+
+    python benchmarks/mobile_runtimes.py --width 1.0 --size 256 --threads 2 --out mobile.json
+
+transformers' model has our random weights, timm's has its own; time does not depend on them. Each row is guarded: a model that an
+exporter refuses, or that answers wrongly in its runtime, stays a row and says so. The runs are interleaved, one of each in turn, so
+that a busy machine slows all alike; `cpu` is the processor time of one answer, which a busy machine changes least (with one thread;
+with more, waiting threads count too).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Run = Callable[[], "np.ndarray[Any, Any]"]
+
+
+@dataclass
+class Row:
+    runtime: str
+    model: str
+    refused: str = ""
+    megabytes: float = 0.0
+    difference: float = 0.0
+    outside: dict[str, int] = field(default_factory=dict)
+    milliseconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+
+class Logits(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        answer = self.model(image)
+        return answer if isinstance(answer, Tensor) else answer.logits
+
+
+class ChannelsLast(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.model(image.permute(0, 3, 1, 2))
+
+
+def models(width: float, classes: int) -> dict[str, nn.Module]:
+    import timm
+    from transformers import MobileViTV2Config as TheirConfig
+    from transformers import MobileViTV2ForImageClassification as Theirs
+
+    from mobilevitv2.classification import MobileViTV2ForImageClassification
+    from mobilevitv2.configuration import MobileViTV2Config
+
+    torch.manual_seed(0)
+    ours = MobileViTV2ForImageClassification(MobileViTV2Config(width_multiplier=width, num_labels=classes)).eval()
+    theirs = Theirs(TheirConfig(width_multiplier=width, num_labels=classes)).eval()
+    theirs.load_state_dict(ours.state_dict())
+    name = f"mobilevitv2_{round(width * 100):03d}"
+    return {"ours": ours, "transformers": theirs, "timm": timm.create_model(name, num_classes=classes).eval()}
+
+
+def our_program(model: Any, size: int, layout: str) -> Any:
+    from mobilevitv2.export.program import build_program
+    from mobilevitv2.runtime.metadata import Metadata, PictureContract, Port
+
+    shape = (1, size, size, 3) if layout == "NHWC" else (1, 3, size, size)
+    classes = model.config.num_labels
+    metadata = Metadata(
+        task="classify",
+        labels=tuple(f"class {index}" for index in range(classes)),
+        picture=PictureContract(height=size, width=size, resize=None),
+        layout=layout,
+        inputs=(Port(name="image", shape=shape, dtype="float32", meaning="picture"),),
+        outputs=(Port(name="logits", shape=(1, classes), dtype="float32", meaning="scores"),),
+        postprocessing="none",
+        activation="softmax",
+        precision="fp32",
+        dynamic=(),
+        source="random weights",
+        licence="none",
+        weights_sha256="",
+        versions={},
+    )
+    return build_program(model, metadata, layout=layout)
+
+
+def with_onnxruntime(name: str, model: nn.Module, image: Tensor, folder: Path, row: Row, threads: int) -> Run:
+    import onnxruntime
+
+    path = folder / f"{name}.onnx"
+    if name == "ours":
+        from mobilevitv2.export.onnx import FORMAT
+
+        FORMAT.write(our_program(model, image.shape[-1], "NCHW"), path)
+    else:
+        torch.onnx.export(Logits(model), (image,), path, dynamo=True, opset_version=18, verbose=False, external_data=False)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    row.megabytes = path.stat().st_size / 1e6
+    feed = {session.get_inputs()[0].name: image.numpy()}
+    return lambda: session.run(None, feed)[0]
+
+
+def with_executorch(name: str, model: nn.Module, image: Tensor, folder: Path, row: Row, threads: int) -> Run:
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    from mobilevitv2.export.executorch import FORMAT, _operators
+    from mobilevitv2.runtime.with_executorch import open_engine
+
+    path = folder / f"{name}.pte"
+    if name == "ours":
+        row.outside = dict(FORMAT.write(our_program(model, image.shape[-1], "NCHW"), path).outside)
+    else:
+        exported = torch.export.export(Logits(model), (image,), strict=False)
+        lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+        row.outside = _operators(lowered.exported_program())[1]
+        path.write_bytes(lowered.to_executorch().buffer)
+    row.megabytes = path.stat().st_size / 1e6
+    engine, array = open_engine(path, threads=threads), image.numpy()
+    return lambda: next(iter(engine.run(array).values()))
+
+
+def with_litert(name: str, model: nn.Module, image: Tensor, folder: Path, row: Row, threads: int) -> Run:
+    import litert_torch
+
+    from mobilevitv2.export.litert import FORMAT, _operators
+    from mobilevitv2.runtime.with_litert import open_engine
+
+    path = folder / f"{name}.tflite"
+    last = image.permute(0, 2, 3, 1).contiguous()
+    if name == "ours":
+        row.outside = dict(FORMAT.write(our_program(model, image.shape[-1], "NHWC"), path).outside)
+    else:
+        litert_torch.convert(ChannelsLast(Logits(model)).eval(), sample_kwargs={"image": last}).export(str(path))
+        row.outside = _operators(path.read_bytes())[1]
+    row.megabytes = path.stat().st_size / 1e6
+    engine, array = open_engine(path, threads=threads), last.numpy()
+    return lambda: next(iter(engine.run(array).values()))
+
+
+RUNTIMES = {"onnxruntime": with_onnxruntime, "executorch": with_executorch, "litert": with_litert}
+
+
+def prepare(options: argparse.Namespace, folder: Path) -> tuple[list[Row], list[Run | None]]:
+    rows: list[Row] = []
+    runs: list[Run | None] = []
+    image = torch.rand(1, 3, options.size, options.size, generator=torch.Generator().manual_seed(0))
+    for model_name, model in models(options.width, options.classes).items():
+        if model_name not in options.models:
+            continue
+        with torch.no_grad():
+            wanted = Logits(model)(image).numpy()
+        for runtime in options.runtimes:
+            row, run = Row(runtime, model_name), None
+            try:
+                run = RUNTIMES[runtime](model_name, model, image, folder, row, options.threads)
+                row.difference = float(np.abs(run() - wanted).max() / np.abs(wanted).max())
+            except Exception as error:  # a refusal is a row
+                row.refused = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}"
+            rows.append(row)
+            runs.append(run)
+            print(f"prepared {runtime} {model_name} {row.refused}", flush=True)
+    return rows, runs
+
+
+def time_rows(rows: list[Row], runs: list[Run | None], rounds: int) -> None:
+    for number in range(rounds + 3):
+        for row, run in zip(rows, runs, strict=True):
+            if run is None:
+                continue
+            wall, cpu = time.perf_counter(), time.process_time()
+            run()
+            if number >= 3:
+                row.milliseconds.append(1e3 * (time.perf_counter() - wall))
+                row.cpu.append(1e3 * (time.process_time() - cpu))
+
+
+def table(rows: list[Row]) -> str:
+    heads = [
+        "runtime",
+        "model",
+        "median ms (10-90 %)",
+        "fastest",
+        "over ours in ONNX Runtime",
+        "cpu ms",
+        "MB",
+        "difference",
+        "outside",
+    ]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    base = next((row for row in rows if (row.runtime, row.model) == ("onnxruntime", "ours") and row.milliseconds), None)
+    for row in rows:
+        if row.refused:
+            lines.append(f"| {row.runtime} | {row.model} | refused: {row.refused} | | | | | | |")
+            continue
+        low, high = np.quantile(row.milliseconds, (0.1, 0.9))
+        middle = statistics.median(row.milliseconds)
+        ratios = [each / other for each, other in zip(row.milliseconds, base.milliseconds, strict=True)] if base else []
+        ratio = f"{statistics.median(ratios):.2f} (fastest {min(row.milliseconds) / min(base.milliseconds):.2f})" if base else ""
+        outside = ", ".join(f"{count} {name}" for name, count in sorted(row.outside.items(), key=lambda item: -item[1])) or "none"
+        shown = "" if row.runtime == "onnxruntime" else outside
+        lines.append(
+            f"| {row.runtime} | {row.model} | {middle:.1f} ({low:.1f}-{high:.1f}) | {min(row.milliseconds):.1f} | {ratio} "
+            f"| {statistics.median(row.cpu):.1f} | {row.megabytes:.1f} | {row.difference:.1e} | {shown} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--classes", type=int, default=1000)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--runtimes", nargs="+", default=list(RUNTIMES), choices=list(RUNTIMES))
+    parser.add_argument("--models", nargs="+", default=["ours", "transformers", "timm"])
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        rows, runs = prepare(options, Path(folder))
+        time_rows(rows, runs, options.rounds)
+    print(table(rows))
+    if options.out is not None:
+        options.out.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+
+
+if __name__ == "__main__":
+    main()
