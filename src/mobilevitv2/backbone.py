@@ -148,6 +148,25 @@ class MobileViTV2PreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # tran
             raise ConfigurationError(f"{os.fspath(save_directory)} is a file; name a folder to save the model in.")
         super().save_pretrained(save_directory, *args, **kwargs)
 
+    def optimize_for_inference(
+        self,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        compile: bool | str | None = None,
+        channels_last: bool | None = None,
+        kernels: bool | None = None,
+    ) -> Self:
+        """An equal model in its fastest form on a device; this one is left as it is.
+
+        See `mobilevitv2.inference.optimize_for_inference` for the options and errors.
+        """
+        from mobilevitv2.inference import optimize_for_inference
+
+        return optimize_for_inference(
+            self, device=device, dtype=dtype, compile=compile, channels_last=channels_last, kernels=kernels
+        )
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """The official start: Kaiming normal (fan out) convolutions, truncated normal linear layers, norms at one and zero."""
