@@ -306,7 +306,10 @@ def test_a_loss_that_is_no_number_stops_and_leaves_a_resumable_run(data: Path, t
             broken = self.training and type(self).calls == 3  # the first step of the second epoch
             return SimpleNamespace(logits=super().forward(pixel_values).logits * (float("nan") if broken else 1.0))
 
-    with pytest.raises(ConfigurationError, match=r"step 4 .*lower learning_rate \(now 0.01\).*precision=fp32"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"step 4 .*began at step 3, with 16 pictures: \S+\.png, .*lower learning_rate \(now 0.01\).*precision=fp32",
+    ):
         _train(data, tmp_path / "run", model=Breaking())
     checkpoints = tmp_path / "run" / "checkpoints"
     assert [path.name for path in checkpoints.glob("checkpoint-*")] == ["checkpoint-2"]

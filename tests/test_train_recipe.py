@@ -13,7 +13,15 @@ from torch import nn
 
 from mobilevitv2.classification import MobileViTV2ForImageClassification
 from mobilevitv2.errors import ConfigurationError
-from mobilevitv2.train.recipe import ClassificationRecipe, load_recipe, recipe_names
+from mobilevitv2.train.recipe import (
+    ClassificationRecipe,
+    DetectionRecipe,
+    SegmentationRecipe,
+    load_recipe,
+    recipe_names,
+    recipe_of,
+    save_recipe,
+)
 from mobilevitv2.train.schedule import build_optimizer, learning_rate_factor
 
 RATES = {2.0: 0.0020, 1.75: 0.0026, 1.5: 0.0035, 1.25: 0.0049, 1.0: 0.0075, 0.75: 0.0090, 0.5: 0.0090}
@@ -38,7 +46,35 @@ HEAVY = {
     "accumulate": 1,
     "validation_fraction": 0.0,
 }
-# The official recipes: architecture_and_results.md, section 7.1 to 7.3.
+DENSE = {
+    "task": "segment",
+    "image_size": 512,
+    "eval_size": 512,
+    "segmentation_head": "deeplabv3",
+    "aspp_out_channels": 512,
+    "psp_out_channels": 512,
+    "dropout": 0.1,
+    "use_auxiliary_head": True,
+    "auxiliary_loss_weight": 0.4,
+    "decay_all": False,
+    "trunk_rate": 1.0,
+    "schedule": "cosine",
+    "schedule_per_epoch": True,
+    "clip_grad_norm": 10.0,
+    "ema_momentum": 5e-4,
+    "ema_warmup": False,
+    "short_side": (256, 768),
+    "long_side": 1024,
+    "stretch": 1.0,
+    "interpolation": "bicubic",
+    "flip": 0.5,
+    "largest_class": 0.75,
+    "crop_tries": 10,
+    "blur": 0.5,
+    "photometric": 0.5,
+    "rotation": 10.0,
+}
+# The official recipes: architecture_and_results.md, section 7.1 to 7.5.
 OFFICIAL: dict[str, dict[str, Any]] = {
     "imagenet-256": {
         **HEAVY,
@@ -92,6 +128,59 @@ OFFICIAL: dict[str, dict[str, Any]] = {
         "ema_momentum": 5e-4,
         "ema_warmup": False,
     },
+    "segment-voc": {
+        **DENSE,
+        "epochs": 50,
+        "batch_size": 128,
+        "optimizer": "adamw",
+        "learning_rate": 5e-4,
+        "min_learning_rate": 1e-6,
+        "weight_decay": 0.05,
+        "warmup_steps": 500,
+        "warmup_learning_rate": 5e-5,
+        "output_stride": 16,
+        "atrous_rates": (6, 12, 18),
+    },
+    "segment-ade20k": {
+        **DENSE,
+        "epochs": 120,
+        "batch_size": 16,
+        "optimizer": "sgd",
+        "learning_rate": 0.02,
+        "min_learning_rate": 2e-4,
+        "weight_decay": 1e-4,
+        "warmup_steps": 0,
+        "output_stride": 8,
+        "atrous_rates": (12, 24, 36),
+    },
+    "detect-coco": {
+        "task": "detect",
+        "epochs": 200,
+        "batch_size": 128,
+        "image_size": 320,
+        "optimizer": "adamw",
+        "learning_rate": 9e-4,
+        "min_learning_rate": 1e-6,
+        "weight_decay": 0.05,
+        "decay_all": True,
+        "trunk_rate": 1.0,
+        "schedule": "cosine",
+        "schedule_per_epoch": True,
+        "warmup_steps": 500,
+        "warmup_learning_rate": 9e-5,
+        "clip_grad_norm": 0.0,
+        "ema_momentum": 5e-4,
+        "ema_warmup": False,
+        "iou_crop": 1.0,
+        "minimum_crop": 100,
+        "zoom_out": 0.0,
+        "photometric": 0.5,
+        "flip": 0.5,
+        "interpolation": "bicubic",
+        "anchor_scales": (0.1, 1.05),
+        "finest_stride": 16,
+        "score_threshold": 0.01,
+    },
     "imagenet-21k-to-1k": {
         **HEAVY,
         "epochs": 50,
@@ -132,6 +221,52 @@ def test_a_recipe_survives_being_written(tmp_path: Path) -> None:
     values = {key: list(value) if isinstance(value, tuple) else value for key, value in recipe.to_dict().items()}
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(values))
     assert load_recipe(tmp_path / "own.yaml") == recipe
+
+
+@pytest.mark.parametrize("name", ["segment-voc", "detect-small"])
+def test_a_written_recipe_keeps_its_task(tmp_path: Path, name: str) -> None:
+    recipe = load_recipe(name, {"image_size": "320,448", "name": "own"})
+    save_recipe(recipe, tmp_path / "own.yaml")
+    assert load_recipe(tmp_path / "own.yaml") == recipe and recipe.image_size == (320, 448)
+
+
+def test_recipes_know_their_task(tmp_path: Path) -> None:
+    assert recipe_names("detect") == ["detect-coco", "detect-small"]
+    assert recipe_names("segment") == ["segment-ade20k", "segment-small", "segment-voc"]
+    assert "small" in recipe_names("classify") and len(recipe_names()) == sum(
+        len(recipe_names(task)) for task in ("classify", "segment", "detect")
+    )
+    with pytest.raises(ConfigurationError, match=r"Recipe segment-small is one for --task segment, not detect; .*detect-coco"):
+        recipe_of(DetectionRecipe, "segment-small")
+    with pytest.raises(ConfigurationError, match="A ClassificationRecipe is one for --task classify, not segment"):
+        recipe_of(SegmentationRecipe, ClassificationRecipe())
+    (tmp_path / "odd.yaml").write_text("task: pose\n")
+    with pytest.raises(ConfigurationError, match="task: pose; use one of classify, segment, detect"):
+        load_recipe(tmp_path / "odd.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "told"),
+    [
+        ("segment-small", {"outputstride": "8"}, "'output_stride'"),
+        ("segment-small", {"output_stride": "12"}, "8, 16, 32"),
+        ("segment-small", {"segmentation_head": "psp"}, "pspnet"),
+        ("segment-small", {"short_side": "300,200"}, "short_side=(300, 200)"),
+        ("segment-small", {"atrous_rates": "6,12"}, "atrous_rates=[6, 12]"),
+        ("segment-small", {"image_size": "320,0"}, "image_size=(320, 0)"),
+        ("segment-small", {"stretch": "0.5"}, "stretch=0.5"),
+        ("segment-small", {"mixup": "0.5"}, "Unknown setting 'mixup'"),
+        ("detect-small", {"zoom": "0.5"}, "'zoom_out'"),
+        ("detect-small", {"zoom_out": "2"}, "zoom_out=2.0"),
+        ("detect-small", {"finest_stride": "4"}, "8, 16"),
+        ("detect-small", {"image_size": "320,320,3"}, "image_size=[320, 320, 3]"),
+        ("detect-small", {"trunk_rate": "-1"}, "trunk_rate=-1"),
+    ],
+)
+def test_settings_of_other_tasks_that_do_not_fit_are_named(name: str, settings: dict[str, str], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=None) as raised:
+        load_recipe(name, settings)
+    assert told in str(raised.value)
 
 
 def test_overrides_take_the_type_of_their_setting() -> None:

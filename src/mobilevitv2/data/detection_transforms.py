@@ -83,7 +83,8 @@ class DetectionCrop:
         height, width = self.size
         left, top, right, bottom = place or (0, 0, width, height)
         scale = np.array([(right - left) / picture.width, (bottom - top) / picture.height] * 2, dtype=np.float32)
-        boxes = boxes * scale + np.array([left, top, left, top], dtype=np.float32)
+        # Cut again: rounding may put a side a millionth of a pixel outside.
+        boxes = np.clip(boxes * scale + np.array([left, top] * 2, dtype=np.float32), 0, np.array([width, height] * 2, np.float32))
         inner = picture.resize((right - left, bottom - top), PIL_FILTERS[self.interpolation])
         if place is None:
             return np.asarray(inner), boxes

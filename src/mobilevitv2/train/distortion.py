@@ -67,7 +67,7 @@ def distort(pixels: Tensor, *, probability: float) -> Tensor:
     grey = _grey(pixels)
     pixels = torch.lerp(grey.expand_as(pixels), pixels, _column(colour)).clamp(0, 1)
     pixels = adjust_contrast(shift_hue(pixels, turn), last)
-    order = torch.stack([torch.randperm(3) if coin else torch.arange(3) for coin in coins[4].tolist()])
+    order = torch.where(coins[4][:, None], torch.rand(batch, 3).argsort(dim=1), torch.arange(3))
     return pixels.gather(1, to_device(order, device)[:, :, None, None].expand_as(pixels))
 
 
