@@ -6,7 +6,7 @@ bandwidth. Weights are small and stay in the cache; they are not counted.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
@@ -17,7 +17,17 @@ from mobilevitv2.kernels import triton_kernels
 Activation = Literal["none", "silu", "relu"]
 
 
-def stem(x: Tensor, weight: Tensor, bias: Tensor, *, stride: int, activation: Activation) -> Tensor:
+class Tile(NamedTuple):
+    """What one program works on: rows (pixels), channels in a step, output channels; and how the compiler lays it out."""
+
+    rows: int
+    step: int
+    outputs: int
+    warps: int
+    stages: int
+
+
+def stem(x: Tensor, weight: Tensor, bias: Tensor, *, stride: int, activation: Activation, tile: Tile | None = None) -> Tensor:
     """The first convolution, of any square filter, with its activation: (B, C, H, W), any strides, to (B, H', W', N).
 
     Reads B H W C e, writes B H' W' N e; 2 H' W' N C side^2 B operations. Against convolution, then activation: two passes over the
@@ -27,8 +37,9 @@ def stem(x: Tensor, weight: Tensor, bias: Tensor, *, stride: int, activation: Ac
     outputs, side = weight.shape[0], weight.shape[-1]
     out_height, out_width = (height - 1) // stride + 1, (width - 1) // stride + 1
     out = torch.empty(batch, out_height, out_width, outputs, device=x.device, dtype=weight.dtype)
-    block_m, pixels = 128, out_height * out_width
-    tiles = triton.cdiv(pixels, block_m)
+    pixels = out_height * out_width
+    tile = tile or Tile(128, _power(channels * side * side), _power(outputs), 4, 1)
+    tiles = triton.cdiv(pixels, tile.rows)
     triton_kernels.stem_kernel[(batch * tiles,)](
         x,
         weight,
@@ -46,10 +57,11 @@ def stem(x: Tensor, weight: Tensor, bias: Tensor, *, stride: int, activation: Ac
         STRIDE=stride,
         ACTIVATION=activation,
         PRECISION=_precision(weight),
-        BLOCK_M=block_m,
-        BLOCK_K=max(16, triton.next_power_of_2(channels * side * side)),
-        BLOCK_N=max(16, triton.next_power_of_2(outputs)),
-        num_warps=4,
+        BLOCK_M=tile.rows,
+        BLOCK_K=tile.step,
+        BLOCK_N=tile.outputs,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
     )
     return out
 
@@ -64,6 +76,7 @@ def pointwise(
     eps: float = 1e-5,
     patch_size: int = 0,
     size: tuple[int, int] | None = None,
+    tile: Tile | None = None,
 ) -> Tensor:
     """1x1 convolution with activation: (B, H, W, K) to (B, H, W, N).
 
@@ -76,8 +89,8 @@ def pointwise(
     inputs, outputs = x.shape[-1], weight.shape[0]
     pixels = height * width
     out = torch.empty(batch, height, width, outputs, device=x.device, dtype=x.dtype)
-    block_m, block_n, warps = _tiles(pixels, outputs)
-    tiles, blocks_n = triton.cdiv(pixels, block_m), triton.cdiv(outputs, block_n)
+    tile = tile or pointwise_tile(pixels, inputs, outputs)
+    tiles, blocks_n = triton.cdiv(pixels, tile.rows), triton.cdiv(outputs, tile.outputs)
     read_tiles = 1 if partials is None else partials.shape[1]
     triton_kernels.pointwise_kernel[(batch * tiles * blocks_n,)](
         x,
@@ -100,10 +113,11 @@ def pointwise(
         ACTIVATION=activation,
         PRECISION=_precision(x),
         BLOCK_T=triton.next_power_of_2(read_tiles),
-        BLOCK_M=block_m,
-        BLOCK_K=_block_k(inputs),
-        BLOCK_N=block_n,
-        num_warps=warps,
+        BLOCK_M=tile.rows,
+        BLOCK_K=tile.step,
+        BLOCK_N=tile.outputs,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
     )
     return out
 
@@ -120,6 +134,7 @@ def depthwise_pointwise(
     activation: Activation,
     residual: Tensor | None = None,
     patch_size: int = 0,
+    tile: Tile | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Depthwise convolution, activation, 1x1 convolution, sum: (B, H, W, K) to (B, H', W', N). `taps` is (side^2, K).
 
@@ -136,8 +151,8 @@ def depthwise_pointwise(
     pixels = out_height * out_width
     shape = (batch, patch_size**2, pixels // patch_size**2, outputs) if patch_size else (batch, out_height, out_width, outputs)
     out = torch.empty(shape, device=x.device, dtype=x.dtype)
-    block_m, block_n, warps = _tiles(pixels, outputs)
-    tiles, blocks_n = triton.cdiv(pixels, block_m), triton.cdiv(outputs, block_n)
+    tile = tile or depthwise_tile(pixels, channels, outputs)
+    tiles, blocks_n = triton.cdiv(pixels, tile.rows), triton.cdiv(outputs, tile.outputs)
     partials = torch.empty(batch, tiles * blocks_n, 2, device=x.device, dtype=torch.float32) if patch_size else None
     triton_kernels.depthwise_pointwise_kernel[(batch * tiles * blocks_n,)](
         x,
@@ -166,10 +181,11 @@ def depthwise_pointwise(
         PARTIALS=partials is not None,
         ACTIVATION=activation,
         PRECISION=_precision(x),
-        BLOCK_M=block_m,
-        BLOCK_K=min(32, _block_k(channels)),
-        BLOCK_N=block_n,
-        num_warps=warps,
+        BLOCK_M=tile.rows,
+        BLOCK_K=tile.step,
+        BLOCK_N=tile.outputs,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
     )
     return out, partials
 
@@ -212,6 +228,7 @@ def token_mlp(
     eps: float,
     activation: Activation,
     gate: Tensor | None = None,
+    tile: Tile | None = None,
 ) -> tuple[Tensor, Tensor]:
     """x + W2 (gate * activation(W1 norm(x) + b1)) + b2 and its `partials`: both halves of a transformer layer have this form.
 
@@ -223,9 +240,8 @@ def token_mlp(
     """
     batch, pixels, patches, dim = x.shape
     hidden, rows = first_weight.shape[0], pixels * patches
-    block_d = max(16, triton.next_power_of_2(dim))
-    block_m = 64 if block_d <= 256 else 32
-    tiles = triton.cdiv(rows, block_m)
+    tile = tile or mlp_tile(rows, dim)
+    tiles = triton.cdiv(rows, tile.rows)
     out = torch.empty_like(x)
     written = torch.empty(batch, tiles, 2, device=x.device, dtype=torch.float32)
     triton_kernels.token_mlp_kernel[(batch * tiles,)](
@@ -250,11 +266,11 @@ def token_mlp(
         ACTIVATION=activation,
         PRECISION=_precision(x),
         BLOCK_T=triton.next_power_of_2(partials.shape[1]),
-        BLOCK_M=block_m,
-        BLOCK_D=block_d,
-        BLOCK_H=64 if block_d <= 128 else 32,
-        num_warps=8 if block_d >= 256 else 4,
-        num_stages=2,
+        BLOCK_M=tile.rows,
+        BLOCK_D=tile.outputs,
+        BLOCK_H=tile.step,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
     )
     return out, written
 
@@ -264,12 +280,25 @@ def _precision(x: Tensor) -> str:
     return "ieee" if x.dtype == torch.float32 else "tf32"
 
 
-def _block_k(channels: int) -> int:
-    return max(16, min(64, int(triton.next_power_of_2(channels))))
+def _power(number: int) -> int:
+    """The next power of two, at least what a matrix unit takes."""
+    return max(16, int(triton.next_power_of_2(number)))
 
 
-def _tiles(pixels: int, outputs: int) -> tuple[int, int, int]:
-    """Pixels and output channels of a tile, and warps: all output channels where they fit, so that the input is read once."""
-    block_n = max(16, min(256, triton.next_power_of_2(outputs)))
-    block_m = 128 if pixels >= 1024 and block_n <= 128 else 64
-    return block_m, block_n, 8 if block_m * block_n >= 128 * 128 else 4
+def pointwise_tile(pixels: int, inputs: int, outputs: int) -> Tile:
+    """All output channels together where they fit, so that the input is read once."""
+    block = min(256, _power(outputs))
+    rows = 128 if pixels >= 1024 and block <= 128 else 64
+    return Tile(rows, min(64, _power(inputs)), block, 8 if rows * block >= 128 * 128 else 4, 3)
+
+
+def depthwise_tile(pixels: int, channels: int, outputs: int) -> Tile:
+    """One stage: a pipeline would hold all taps of a step in shared memory and leave room for one program on a multiprocessor."""
+    block = min(256, _power(outputs))
+    return Tile(64, min(32, _power(channels)), block, 8 if block >= 256 else 4, 1)
+
+
+def mlp_tile(rows: int, dim: int) -> Tile:
+    """All channels of a token in one tile; the hidden channels in steps."""
+    block = _power(dim)
+    return Tile(64 if block <= 256 else 32, 64 if block <= 64 else 32, block, 4 if block <= 64 else 8, 2 if block <= 256 else 1)

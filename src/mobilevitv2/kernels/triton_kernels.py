@@ -10,19 +10,19 @@ that writes tokens leaves the sum and the sum of squares of its tile in `partial
 them up. So the statistics cost no pass over the tokens, and no atomics: equal input, equal bits.
 """
 
-# ruff: noqa: N803  # capitals mark what is known when a kernel is compiled, as in Triton's own examples
-# mypy: disable-error-code="untyped-decorator"
+# Capitals mark what is known when a kernel is compiled, as in Triton's own examples. Other arguments have no types: torch.compile
+# copies a kernel's text to where no names but Triton's are known.
+# ruff: noqa: N803, ANN001, ANN201, ANN202
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 
 from __future__ import annotations
-
-from typing import Any
 
 import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
 import triton.language as tl  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
 
 @triton.jit
-def _activate(x: Any, KIND: tl.constexpr) -> Any:
+def _activate(x, KIND: tl.constexpr):
     if KIND == "silu":
         x = x * tl.sigmoid(x)
     elif KIND == "relu":
@@ -31,7 +31,7 @@ def _activate(x: Any, KIND: tl.constexpr) -> Any:
 
 
 @triton.jit
-def _mean_and_scale(partials: Any, picture: Any, tiles: Any, count: Any, eps: Any, BLOCK_T: tl.constexpr) -> Any:
+def _mean_and_scale(partials, picture, tiles, count, eps, BLOCK_T: tl.constexpr):
     """Mean and 1 / sqrt(variance + eps) of a picture from its tiles' sums."""
     t = tl.arange(0, BLOCK_T)
     total = tl.sum(tl.load(partials + (picture * tiles + t) * 2, mask=t < tiles, other=0.0))
@@ -42,7 +42,7 @@ def _mean_and_scale(partials: Any, picture: Any, tiles: Any, count: Any, eps: An
 
 
 @triton.jit
-def _token_row(pixel: Any, width: Any, patches: Any, PATCH: tl.constexpr) -> Any:
+def _token_row(pixel, width, patches, PATCH: tl.constexpr):
     """Where a pixel of the map lies among its picture's tokens (P, patches)."""
     y = pixel // width
     x = pixel % width
@@ -51,20 +51,20 @@ def _token_row(pixel: Any, width: Any, patches: Any, PATCH: tl.constexpr) -> Any
 
 @triton.jit
 def stem_kernel(
-    x: Any,
-    weight: Any,
-    bias: Any,
-    out: Any,
-    stride_b: Any,
-    stride_c: Any,
-    stride_y: Any,
-    stride_x: Any,
-    in_height: Any,
-    in_width: Any,
-    out_width: Any,
-    out_pixels: Any,
-    out_channels: Any,
-    tiles: Any,
+    x,
+    weight,
+    bias,
+    out,
+    stride_b,
+    stride_c,
+    stride_y,
+    stride_x,
+    in_height,
+    in_width,
+    out_width,
+    out_pixels,
+    out_channels,
+    tiles,
     CHANNELS: tl.constexpr,
     SIDE: tl.constexpr,
     STRIDE: tl.constexpr,
@@ -73,7 +73,7 @@ def stem_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_N: tl.constexpr,
-) -> None:
+):
     """operations.stem: the taps of a pixel are gathered as a row of a matrix."""
     program = tl.program_id(0)
     picture = (program // tiles).to(tl.int64)
@@ -99,20 +99,20 @@ def stem_kernel(
 
 @triton.jit
 def pointwise_kernel(
-    x: Any,
-    weight: Any,
-    bias: Any,
-    partials: Any,
-    out: Any,
-    pixels: Any,
-    width: Any,
-    patches: Any,
-    in_channels: Any,
-    out_channels: Any,
-    tiles: Any,
-    blocks_n: Any,
-    read_tiles: Any,
-    eps: Any,
+    x,
+    weight,
+    bias,
+    partials,
+    out,
+    pixels,
+    width,
+    patches,
+    in_channels,
+    out_channels,
+    tiles,
+    blocks_n,
+    read_tiles,
+    eps,
     PATCH: tl.constexpr,
     NORM: tl.constexpr,
     BIAS: tl.constexpr,
@@ -122,7 +122,7 @@ def pointwise_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_N: tl.constexpr,
-) -> None:
+):
     """operations.pointwise: a matrix product with what lies around it."""
     program = tl.program_id(0)
     tile = program // blocks_n
@@ -133,7 +133,7 @@ def pointwise_kernel(
     if PATCH > 0:
         row = _token_row(pixel, width, patches, PATCH)
     if NORM:
-        mean, scale = _mean_and_scale(partials, picture, read_tiles, pixels.to(tl.float32) * in_channels, eps, BLOCK_T)
+        mean, scale = _mean_and_scale(partials, picture, read_tiles, pixels * 1.0 * in_channels, eps, BLOCK_T)
     source = x + picture * pixels * in_channels + row[:, None] * in_channels
     result = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for first in range(0, in_channels, BLOCK_K):
@@ -153,23 +153,23 @@ def pointwise_kernel(
 
 @triton.jit
 def depthwise_pointwise_kernel(
-    x: Any,
-    taps: Any,
-    taps_bias: Any,
-    weight: Any,
-    bias: Any,
-    residual: Any,
-    out: Any,
-    partials: Any,
-    in_height: Any,
-    in_width: Any,
-    out_width: Any,
-    out_pixels: Any,
-    patches: Any,
-    channels: Any,
-    out_channels: Any,
-    tiles: Any,
-    blocks_n: Any,
+    x,
+    taps,
+    taps_bias,
+    weight,
+    bias,
+    residual,
+    out,
+    partials,
+    in_height,
+    in_width,
+    out_width,
+    out_pixels,
+    patches,
+    channels,
+    out_channels,
+    tiles,
+    blocks_n,
     SIDE: tl.constexpr,
     STRIDE: tl.constexpr,
     DILATION: tl.constexpr,
@@ -182,7 +182,7 @@ def depthwise_pointwise_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_N: tl.constexpr,
-) -> None:
+):
     """operations.depthwise_pointwise: filters a block of channels, then adds its product to the result."""
     program = tl.program_id(0)
     tile = program // blocks_n
@@ -228,24 +228,24 @@ def depthwise_pointwise_kernel(
 
 @triton.jit
 def context_kernel(
-    x: Any,
-    query: Any,
-    partials: Any,
-    out: Any,
-    patches: Any,
-    pixels_of_patch: Any,
-    dim: Any,
-    read_tiles: Any,
-    eps: Any,
+    x,
+    query,
+    partials,
+    out,
+    patches,
+    pixels_of_patch,
+    dim,
+    read_tiles,
+    eps,
     BLOCK_T: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
-) -> None:
+):
     """operations.context: softmax with a running maximum; one program for a pixel of the patch of a picture."""
     program = tl.program_id(0)
     picture = (program // pixels_of_patch).to(tl.int64)
     d = tl.arange(0, BLOCK_D)
-    count = pixels_of_patch.to(tl.float32) * patches * dim
+    count = pixels_of_patch * 1.0 * patches * dim
     mean, scale = _mean_and_scale(partials, picture, read_tiles, count, eps, BLOCK_T)
     # Of the score only what differs between tokens counts: softmax drops the query's bias and the mean's share.
     rows = tl.load(query + d, mask=d < dim, other=0.0).to(tl.float32) * scale
@@ -270,23 +270,23 @@ def context_kernel(
 
 @triton.jit
 def token_mlp_kernel(
-    x: Any,
-    first_weight: Any,
-    first_bias: Any,
-    second_weight: Any,
-    second_bias: Any,
-    gate: Any,
-    read_partials: Any,
-    out: Any,
-    partials: Any,
-    rows: Any,
-    patches: Any,
-    pixels_of_patch: Any,
-    dim: Any,
-    hidden: Any,
-    tiles: Any,
-    read_tiles: Any,
-    eps: Any,
+    x,
+    first_weight,
+    first_bias,
+    second_weight,
+    second_bias,
+    gate,
+    read_partials,
+    out,
+    partials,
+    rows,
+    patches,
+    pixels_of_patch,
+    dim,
+    hidden,
+    tiles,
+    read_tiles,
+    eps,
     GATED: tl.constexpr,
     ACTIVATION: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -294,7 +294,7 @@ def token_mlp_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_H: tl.constexpr,
-) -> None:
+):
     """operations.token_mlp: a block of hidden channels at a time goes into the result and is forgotten."""
     program = tl.program_id(0)
     picture = (program // tiles).to(tl.int64)
@@ -302,7 +302,7 @@ def token_mlp_kernel(
     d = tl.arange(0, BLOCK_D)
     mask = (row < rows)[:, None] & (d < dim)[None, :]
     place = picture * rows * dim + row[:, None] * dim + d[None, :]
-    mean, scale = _mean_and_scale(read_partials, picture, read_tiles, rows.to(tl.float32) * dim, eps, BLOCK_T)
+    mean, scale = _mean_and_scale(read_partials, picture, read_tiles, rows * 1.0 * dim, eps, BLOCK_T)
     tokens = tl.load(x + place, mask=mask, other=0.0)
     normal = tl.where(mask, (tokens.to(tl.float32) - mean) * scale, 0.0).to(tokens.dtype)
     result = tl.zeros((BLOCK_M, BLOCK_D), dtype=tl.float32)
