@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mobilevitv2.cli.arguments import Verb, arguments_of
 from mobilevitv2.cli.evaluating import evaluate
+from mobilevitv2.cli.exporting import export
 from mobilevitv2.cli.models import convert, info, models, version
 from mobilevitv2.cli.output import note, say
 from mobilevitv2.cli.predicting import predict
@@ -19,7 +20,7 @@ from mobilevitv2.cli.quiet import own_warnings_only
 from mobilevitv2.cli.training import train
 from mobilevitv2.errors import ConfigurationError, MobileViTV2Error
 
-VERBS: dict[str, Verb] = {verb.__name__: verb for verb in (predict, models, info, convert, train, evaluate, version)}
+VERBS: dict[str, Verb] = {verb.__name__: verb for verb in (predict, models, info, convert, train, evaluate, export, version)}
 
 FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
 

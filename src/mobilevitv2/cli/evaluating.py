@@ -15,6 +15,7 @@ from mobilevitv2.cli.arguments import Argument
 from mobilevitv2.cli.output import note, say, say_json, whole_file, writable_folder
 from mobilevitv2.contract import default_model, resolve
 from mobilevitv2.errors import ConfigurationError, DataError
+from mobilevitv2.runtime.engines import is_runtime_file
 
 if TYPE_CHECKING:
     from mobilevitv2.evaluate.classification import ClassificationResult
@@ -49,7 +50,8 @@ def evaluate(
     data: Annotated[str, Argument(DATA_HELP, metavar="DATA")],
     *,
     model: Annotated[
-        str | None, Argument("name, folder, weights file or hub id; without it that of the task inside the package")
+        str | None,
+        Argument("name, folder, weights file, hub id or exported file; without it that of the task inside the package"),
     ] = None,
     task: Annotated[
         Literal["classify", "segment", "detect"] | None, Argument("what to measure; told from the model where it is not given")
@@ -84,7 +86,7 @@ def evaluate(
 
     Pictures that cannot be read are left out and listed. Classes are matched by name.
     """
-    source = resolve(model or default_model(task))
+    source = model if model is not None and is_runtime_file(model) else resolve(model or default_model(task))
     folder = None if save is None else writable_folder(save)
     factors = _factors(scales)
     from mobilevitv2.cli.quiet import quiet_libraries
@@ -92,8 +94,8 @@ def evaluate(
     from mobilevitv2.devices import choose_device
 
     quiet_libraries()
-    options = {"device": choose_device(device), "dtype": _dtype(dtype)}
-    network, processor = load_model(source, task=task)
+    options = {"device": choose_device("cpu" if is_runtime_file(source) else device), "dtype": _dtype(dtype)}
+    network, processor = _exported(source, task, device) if is_runtime_file(source) else load_model(source, task=task)
     if network.task not in BATCH_SIZES:
         raise ConfigurationError(f"{os.fspath(source)} is of task {network.task!r}; evaluate knows {', '.join(BATCH_SIZES)}.")
     if network.task != "segment" and (flip or factors != (1.0,)):
@@ -111,6 +113,17 @@ def evaluate(
             json_format.dump(result.to_dict(), stream, indent=2)
         note(f"evaluation.json, tables and pictures written to {folder}{os.sep}")
     return 0
+
+
+def _exported(source: Any, task: str | None, device: str | None) -> tuple[Any, Any]:
+    from mobilevitv2.evaluate.exported import open_exported
+
+    if device not in (None, "cpu"):
+        raise ConfigurationError(f"{source} is an exported file, which its runtime answers on the CPU; leave --device {device} out.")
+    network, processor = open_exported(source)
+    if task is not None and network.task != task:
+        raise ConfigurationError(f"--task {task}, but {source} is of task {network.task!r}; leave the task out.")
+    return network, processor
 
 
 def _factors(scales: str) -> tuple[float, ...]:

@@ -1,0 +1,92 @@
+"""The verb `export`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from mobilevitv2.cli.arguments import STDOUT, Argument
+from mobilevitv2.cli.output import opened, say
+from mobilevitv2.errors import ConfigurationError
+
+
+def export(
+    model: Annotated[str, Argument("name (`mobilevitv2 models`), folder, weights file or hub id", metavar="MODEL")],
+    path: Annotated[str, Argument("file to write; its ending tells the format", metavar="FILE")],
+    *,
+    format: Annotated[
+        Literal["onnx", "openvino", "executorch", "litert", "coreml"] | None,
+        Argument("onnx (.onnx), openvino (.xml), executorch (.pte), litert (.tflite) or coreml (.mlpackage)"),
+    ] = None,
+    task: Annotated[
+        Literal["classify", "segment", "detect"] | None, Argument("told from the model where it is not given")
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "fp16", "bf16", "int8", "int8-weights"], Argument("of weights and arithmetic, as far as the format has it")
+    ] = "fp32",
+    size: Annotated[
+        list[int] | None,
+        Argument("height and width of the input in pixels; without it those of the model", metavar="PIXELS", at_least_one=True),
+    ] = None,
+    dynamic: Annotated[bool, Argument("leave height and width free: multiples of 64 from 128 on")] = False,
+    preprocessing: Annotated[
+        bool, Argument("take 8-bit RGB pictures (batch, height, width, 3) and scale inside; without it floats from 0 to 1")
+    ] = False,
+    raw_outputs: Annotated[bool, Argument("give logits, or decoded boxes, instead of probabilities, masks or detections")] = False,
+    calibrate: Annotated[str | None, Argument("for int8: pictures to measure ranges on", metavar="DATA")] = None,
+    pictures: Annotated[
+        list[str] | None, Argument("to compare the file with PyTorch on; without it some that are at hand", at_least_one=True)
+    ] = None,
+    threads: Annotated[int | None, Argument("of the runtime while it is timed; without it its own choice", metavar="N")] = None,
+    overwrite: Annotated[bool, Argument("replace what is there")] = False,
+    json: Annotated[
+        str | None, Argument("write the report to FILE.json, or to standard output", metavar="FILE.json", file_suffix=".json")
+    ] = None,
+) -> int:
+    """Write a model for a device's runtime, and see that it answers as PyTorch does.
+
+    The file is run in its own runtime on pictures before it takes its name; where its answers depart, nothing is written, and the
+    message says in which part of the model. NAME.report.json beside it holds differences, times, operators and metadata.
+
+    exit codes: 0 written and compared; 1 the file would not answer as PyTorch does, or something could not be read or written;
+    2 bad usage; 130 interrupted. In every case but the first nothing is left behind.
+
+    examples:
+      mobilevitv2 export mobilevitv2-1.0-imagenet1k-256 model.onnx
+      mobilevitv2 export runs/pets model.xml --precision bf16 --preprocessing
+      mobilevitv2 export deeplabv3-mobilevitv2-1.0-voc voc.onnx --dynamic
+    """
+    wanted = _size(size)
+
+    from mobilevitv2.cli.quiet import quiet_libraries
+    from mobilevitv2.export import export as export_model
+
+    quiet_libraries()
+    report = export_model(
+        model,
+        path,
+        format=format,
+        task=task,
+        precision=precision,
+        size=wanted,
+        dynamic=dynamic,
+        preprocessing=preprocessing,
+        postprocessing=not raw_outputs,
+        calibration=calibrate,
+        pictures=pictures,
+        threads=threads,
+        overwrite=overwrite,
+    )
+    if json is not None:
+        with opened(json) as stream:
+            stream.write(report.to_json())
+    if json != STDOUT:
+        say(report.table())
+    return 0
+
+
+def _size(size: list[int] | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    if len(size) > 2:
+        raise ConfigurationError(f"--size {' '.join(map(str, size))} has {len(size)} numbers; give height and width, or one for both.")
+    return size[0], size[-1]
