@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mobilevitv2.errors import ConfigurationError, WeightsError
 from mobilevitv2.export.executorch import quiet
 from mobilevitv2.export.formats import ExportFormat, Written
-from mobilevitv2.export.program import Answering
+from mobilevitv2.export.program import SIDE_STEP, SMALLEST_FREE_SIDE, Answering
 from mobilevitv2.runtime.metadata import METADATA_KEY
 
 if TYPE_CHECKING:
@@ -27,10 +27,15 @@ if TYPE_CHECKING:
 
 TARGET = "iOS16"
 MOST_AXES = 5
+MOST_STEPS = 128
+FACTORS = (0.5, 0.75, 1.25, 1.5, 2.0)
+"""Of the usual size, where sizes are free."""
 NOT_OPERATORS = ("const",)
 # Sums over thousands of values and what depends on them; the rest calculates in 16 bits.
 WIDE = frozenset({"reduce_mean", "reduce_sum", "rsqrt", "softmax", "square", "exp"})
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
+TRIED = 3
+"""Sizes that the check evaluates: each costs a forward pass."""
 
 
 class PictureProgram(nn.Module):
@@ -73,22 +78,22 @@ def convert(program: Program) -> Any:
     """The program as coremltools' model."""
     import coremltools
 
-    if program.dynamic:
-        raise ConfigurationError(f"{' and '.join(program.dynamic)} cannot be free in Core ML; export one file for each shape.")
     module = picture_module(program)
     example = torch.rand(1, 3, *program.size)
     with torch.no_grad():
-        exported = torch.export.export(module, (example,), strict=False).run_decompositions({})
+        exported = torch.export.export(module, (example,), dynamic_shapes=_free_sides(program), strict=False).run_decompositions({})
     metadata = program.metadata
     swapped = metadata.picture.inside and metadata.picture.channel_order == "BGR"
+    shapes = [(1, 3, *size) for size in sizes(program)]
+    shape = coremltools.EnumeratedShapes(shapes=shapes, default=shapes[0]) if len(shapes) > 1 else shapes[0]
     image = (
         coremltools.ImageType(
             name="image",
-            shape=example.shape,
+            shape=shape,
             color_layout=coremltools.colorlayout.BGR if swapped else coremltools.colorlayout.RGB,
         )
         if metadata.picture.inside
-        else coremltools.TensorType(name="image", shape=example.shape)
+        else coremltools.TensorType(name="image", shape=shape)
     )
     classifier = metadata.task == "classify" and metadata.postprocessing == "softmax"
     model = coremltools.convert(
@@ -103,6 +108,38 @@ def convert(program: Program) -> Any:
     )
     _describe(model, program)
     return model
+
+
+def sizes(program: Program) -> list[tuple[int, int]]:
+    """The sizes (height, width) that the file takes, the usual one first.
+
+    With free sides they are a list, not a range: a program of enumerated shapes can stay on the Neural Engine.
+
+    Raises:
+        ConfigurationError: a free batch, or free sides of a detector, whose anchors belong to one size.
+    """
+    if not program.dynamic:
+        return [program.size]
+    if set(program.dynamic) != {"height", "width"}:
+        raise ConfigurationError(f"{' and '.join(program.dynamic)} cannot be free in Core ML; height and width together can.")
+    if program.task == "detect":
+        raise ConfigurationError("a detector's anchors belong to one size; leave dynamic out, and export one file for each size.")
+    scaled = [tuple(round(side * factor) for side in program.size) for factor in FACTORS]
+    return [program.size] + [
+        (height, width)
+        for height, width in scaled
+        if min(height, width) >= SMALLEST_FREE_SIDE and height % SIDE_STEP == 0 and width % SIDE_STEP == 0
+    ]
+
+
+def _free_sides(program: Program) -> dict[str, Any] | None:
+    if not program.dynamic:
+        return None
+    from torch.export import Dim
+
+    least = SMALLEST_FREE_SIDE // SIDE_STEP
+    height, width = Dim("height_steps", min=least, max=MOST_STEPS), Dim("width_steps", min=least, max=MOST_STEPS)
+    return {"image": {2: SIDE_STEP * height, 3: SIDE_STEP * width}}
 
 
 def picture_module(program: Program) -> PictureProgram:
@@ -141,8 +178,6 @@ def check(program: Program, path: Path) -> list[str]:
     """
     import coremltools
 
-    from mobilevitv2.export.coreml_evaluation import evaluate
-
     with quiet():
         model = coremltools.models.MLModel(str(path), skip_model_load=True)
         mil = coremltools.converters.mil.frontend.milproto.load.load(
@@ -152,16 +187,10 @@ def check(program: Program, path: Path) -> list[str]:
     deepest = max((output.rank for each in operations for output in each.outputs if hasattr(output, "rank")), default=0)
     if deepest > MOST_AXES:
         raise WeightsError(f"the program has a tensor of {deepest} axes; Core ML takes {MOST_AXES}.")
-    image = torch.rand(1, 3, *program.size, generator=torch.Generator().manual_seed(0))
-    image = image * 255 if program.metadata.picture.inside else image
-    with torch.no_grad():
-        wanted = picture_module(program)(image)
-    wanted = wanted if isinstance(wanted, tuple) else (wanted,)
-    found = evaluate(mil, image.numpy())
-    worst = 0.0
-    for name, value in zip(program.outputs, wanted, strict=True):
-        ours = torch.from_numpy(found[name]).double()
-        worst = max(worst, float((ours - value.double()).abs().max() / value.double().abs().max()))
+    module, worst = picture_module(program), 0.0
+    taken = sizes(program)
+    for size in taken[:TRIED]:
+        worst = max(worst, _difference(program, module, mil, size))
     if worst > TOLERANCE[program.precision]:
         raise WeightsError(
             f"the program, evaluated operator by operator, differs from PyTorch by {worst:.2g} of the largest value."
@@ -169,8 +198,26 @@ def check(program: Program, path: Path) -> list[str]:
     kinds = sorted({each.op_type for each in operations})
     return [
         f"not run: read back and evaluated operator by operator, it differs from PyTorch by {worst:.2g} of the largest value",
+        f"sizes: {', '.join(f'{height} x {width}' for height, width in taken)}",
         f"{len(operations)} operators of {len(kinds)} kinds, all of {TARGET}, at most {deepest} axes: {', '.join(kinds)}",
     ]
+
+
+def _difference(program: Program, module: PictureProgram, mil: Any, size: tuple[int, int]) -> float:
+    """Of the worst output, as a share of its largest value; of a mask, the share of pixels."""
+    from mobilevitv2.export.coreml_evaluation import evaluate
+
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    image = image * 255 if program.metadata.picture.inside else image
+    with torch.no_grad():
+        wanted = module(image)
+    found = evaluate(mil, image.numpy())
+    shares = []
+    for name, value in zip(program.outputs, wanted if isinstance(wanted, tuple) else (wanted,), strict=True):
+        ours, theirs = torch.from_numpy(found[name]).double(), value.double()
+        mask = not value.is_floating_point()
+        shares.append(float((ours != theirs).double().mean() if mask else (ours - theirs).abs().max() / theirs.abs().max()))
+    return max(shares)
 
 
 FORMAT = ExportFormat(
@@ -180,7 +227,7 @@ FORMAT = ExportFormat(
     modules=("coremltools",),
     precisions=("fp16", "fp32"),
     layout="NCHW",
-    free_axes=(),
+    free_axes=("height", "width"),
     suppression=False,
     engine=None,
     write=write,

@@ -138,6 +138,12 @@ def _pool(inputs: Inputs) -> Tensor:
     return F.avg_pool2d(inputs["x"], _list(inputs["kernel_sizes"]), _list(inputs["strides"]))
 
 
+def _gather(inputs: Inputs) -> Tensor:
+    x, indices, axis = inputs["x"], torch.as_tensor(inputs["indices"]).long(), int(inputs.get("axis", 0))
+    found = torch.index_select(x, axis, indices.reshape(-1))
+    return found.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
+
+
 def _squeeze(inputs: Inputs) -> Tensor:
     x: Tensor = inputs["x"]
     axes = inputs.get("axes")
@@ -169,6 +175,9 @@ OPERATORS: dict[str, Callable[[Inputs], Any]] = {
     "sub": _binary(lambda x, y: x - y),
     "mul": _binary(lambda x, y: x * y),
     "real_div": _binary(lambda x, y: x / y),
+    "equal": _binary(lambda x, y: torch.as_tensor(x) == torch.as_tensor(y)),
+    "floor_div": _binary(lambda x, y: torch.floor_divide(torch.as_tensor(x), torch.as_tensor(y))),
+    "select": lambda inputs: torch.where(*(torch.as_tensor(inputs[name]) for name in ("cond", "a", "b"))),
     "maximum": _binary(lambda x, y: torch.maximum(torch.as_tensor(x), torch.as_tensor(y))),
     "relu": _unary(F.relu),
     "silu": _unary(F.silu),
@@ -191,7 +200,9 @@ OPERATORS: dict[str, Callable[[Inputs], Any]] = {
     "squeeze": _squeeze,
     "expand_dims": _expand,
     "tile": lambda inputs: inputs["x"].tile(_list(inputs["reps"])),
-    "concat": lambda inputs: torch.cat(list(inputs["values"]), dim=int(inputs["axis"])),
+    "concat": lambda inputs: torch.cat([torch.as_tensor(each) for each in inputs["values"]], dim=int(inputs["axis"])),
+    "shape": lambda inputs: torch.tensor(inputs["x"].shape, dtype=torch.int32),
+    "gather": _gather,
     "split": _split,
     "slice_by_index": _slice,
     "pixel_unshuffle": lambda inputs: F.pixel_unshuffle(inputs["x"], int(inputs["downscale_factor"])),

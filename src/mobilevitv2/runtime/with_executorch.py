@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from mobilevitv2.errors import MissingDependency, WeightsError
-from mobilevitv2.runtime.engines import Array
 from mobilevitv2.runtime.metadata import METADATA_KEY
 
 logger = logging.getLogger(__name__)
 
+Array = np.ndarray[Any, Any]
 Ports = Mapping[str, tuple[tuple[int | None, ...], str]]
 METHOD = "forward"
 IDENTIFIER = slice(4, 6)

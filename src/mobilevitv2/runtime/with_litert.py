@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from mobilevitv2.errors import MissingDependency, WeightsError
-from mobilevitv2.runtime.engines import Array
 from mobilevitv2.runtime.metadata import METADATA_KEY
 
+Array = np.ndarray[Any, Any]
 Ports = Mapping[str, tuple[tuple[int | None, ...], str]]
 IDENTIFIER = slice(4, 8)
 """Where "TFL3" stands in a model's first bytes."""

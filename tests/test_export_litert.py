@@ -1,0 +1,119 @@
+"""LiteRT files: channels last, whole in XNNPACK, right in the runtime, with metadata and labels; and what is refused."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from export_programs import program_of
+from small_models import pictures
+
+from mobilevitv2.errors import ConfigurationError, WeightsError
+
+pytest.importorskip("litert_torch", reason="the litert extra is not installed")
+
+from mobilevitv2.export.litert import FORMAT, left_outside
+from mobilevitv2.runtime.with_litert import open_engine, stored_text
+
+# The converter and torch's own parts warn about each other.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path, Any]:
+    program = program_of("classify", size=(64, 96), layout="NHWC")
+    path = tmp_path_factory.mktemp("litert") / "model.tflite"
+    return program, path, FORMAT.write(program, path)
+
+
+def difference(program: Any, path: Path) -> float:
+    image = pictures(height=program.size[0], width=program.size[1], seed=5)
+    with torch.no_grad():
+        wanted = program.model(image).logits.softmax(-1).numpy()
+    found = open_engine(path, threads=1).run(np.ascontiguousarray(image.permute(0, 2, 3, 1).numpy()))
+    return float(np.abs(found["probabilities"] - wanted).max())
+
+
+def test_the_file_answers_as_pytorch_does(classifier: tuple[Any, Path, Any]) -> None:
+    program, path, written = classifier
+    assert difference(program, path) < 1e-5
+    assert written.outside == {}
+    assert written.operators["FULLY_CONNECTED"] > 20
+
+
+def test_the_file_says_what_it_is(classifier: tuple[Any, Path, Any]) -> None:
+    program, path, _ = classifier
+    engine = open_engine(path)
+    assert engine.metadata == program.metadata.to_json()
+    assert engine.inputs == {"image": ((1, 64, 96, 3), "float32")}
+    assert engine.outputs == {"probabilities": ((1, 10), "float32")}
+
+
+def test_labels_and_the_task_libraries_metadata_are_packed(classifier: tuple[Any, Path, Any]) -> None:
+    from ai_edge_litert import schema_py_generated as schema
+
+    content = classifier[1].read_bytes()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert archive.read("labels.txt").decode().splitlines() == [f"class {index}" for index in range(10)]
+    model = schema.Model.GetRootAs(content, 0)
+    entries = {model.Metadata(index).Name(): model.Metadata(index).Buffer() for index in range(model.MetadataLength())}
+    packed = bytes(model.Buffers(entries[b"TFLITE_METADATA"]).DataAsNumpy())
+    assert packed[4:8] == b"M001"
+    assert b"labels.txt" in packed
+    assert b"probabilities" in packed
+    assert stored_text(content, "another") is None
+
+
+def test_half_precision_halves_the_file(classifier: tuple[Any, Path, Any], tmp_path: Path) -> None:
+    program = program_of("classify", size=(64, 96), layout="NHWC", precision="fp16")
+    path = tmp_path / "model.tflite"
+    FORMAT.write(program, path)
+    assert path.stat().st_size < 0.65 * classifier[1].stat().st_size
+    assert 0 < difference(program, path) < 2e-3
+
+
+def test_a_detectors_outputs_keep_their_names(tmp_path: Path) -> None:
+    program = program_of("detect", layout="NHWC", inside=True)
+    path = tmp_path / "model.tflite"
+    FORMAT.write(program, path)
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+    with torch.no_grad():
+        scores, boxes = program.module(torch.from_numpy(image))
+    found = open_engine(path, threads=1).run(image)
+    np.testing.assert_allclose(found["scores"], scores.numpy(), atol=1e-4)
+    np.testing.assert_allclose(found["boxes"], boxes.numpy(), atol=1e-4)
+
+
+def test_damaged_files_are_refused(classifier: tuple[Any, Path, Any], tmp_path: Path) -> None:
+    other = tmp_path / "other.tflite"
+    other.write_bytes(b"12ET" * 20)
+    with pytest.raises(WeightsError, match="no LiteRT model"):
+        open_engine(other)
+    with pytest.raises(WeightsError, match=r"\(1, 32, 96, 3\)"):
+        open_engine(classifier[1]).run(np.zeros((1, 32, 96, 3), np.float32))
+
+
+def test_operators_outside_are_found_by_walking_back() -> None:
+    details = [
+        {"index": 0, "op_name": "CONV_2D", "inputs": [0, 7], "outputs": [1]},
+        {"index": 1, "op_name": "GATHER", "inputs": [1], "outputs": [2]},
+        {"index": 2, "op_name": "ADD", "inputs": [2, 2], "outputs": [3]},
+        {"index": 3, "op_name": "DELEGATE", "inputs": [0, 7], "outputs": [1]},
+        {"index": 4, "op_name": "DELEGATE", "inputs": [2], "outputs": [3]},
+    ]
+    assert left_outside(details, [3]) == {"GATHER": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [({"dynamic": ("height",)}, "height cannot be free"), ({"precision": "bf16"}, "'bf16'")]
+)
+def test_what_the_format_has_not_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        FORMAT.write(replace(program_of("classify", layout="NHWC"), **change), tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())
