@@ -76,22 +76,23 @@ class FusedStem(nn.Module):
 
     def __init__(self, plain: ConvNormAct) -> None:
         super().__init__()
-        self.convolution = plain.convolution
+        self.filters = _Product(plain.convolution)
+        self.stride = plain.convolution.stride[0]
         self.kind = _kind(plain.activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> (B, out, H / stride, W / stride), channels_last."""
-        c = self.convolution
-        assert c.bias is not None
-        return operations.stem(x, c.weight, c.bias, stride=c.stride[0], activation=self.kind).permute(0, 3, 1, 2)
+        weight, bias = self.filters.weight, self.filters.bias
+        assert bias is not None
+        return operations.stem(x, weight, bias, stride=self.stride, activation=self.kind).permute(0, 3, 1, 2)
 
 
 class _Product(nn.Module):
-    """Weights of a 1x1 convolution as a matrix."""
+    """Weights of a convolution as a matrix, which no change of memory format touches."""
 
     def __init__(self, unit: nn.Conv2d) -> None:
         super().__init__()
-        self.weight = nn.Parameter(unit.weight.detach().flatten(1).contiguous(), requires_grad=False)  # (out, in)
+        self.weight = nn.Parameter(unit.weight.detach().flatten(1).contiguous(), requires_grad=False)  # (out, taps)
         self.bias = None if unit.bias is None else nn.Parameter(unit.bias.detach(), requires_grad=False)
 
 
