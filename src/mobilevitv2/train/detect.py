@@ -125,7 +125,12 @@ class DetectionTask(TrainingTask[DetectionRecipe]):
         recipe = self.recipe
         size = sides(recipe.image_size)
         options: dict[str, Any] = {**named(classes), "image_size": size[0] if size[0] == size[1] else list(size)}
-        head: dict[str, Any] = {"detection_anchor_scales": list(recipe.anchor_scales), **_FINEST[recipe.finest_stride]}
+        head: dict[str, Any] = {
+            "output_stride": 32,  # a segmenter's trunk has another
+            "detection_anchor_scales": list(recipe.anchor_scales),
+            "detection_matching_iou": recipe.matching_iou,
+            **_FINEST[recipe.finest_stride],
+        }
         network: nn.Module
         if is_scratch(model, recipe):
             network = MobileViTV2ForObjectDetection(MobileViTV2Config(width_multiplier=recipe.width, **options, **head))

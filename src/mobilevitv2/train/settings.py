@@ -199,6 +199,7 @@ class DetectionRecipe(Recipe):
     image_size: Side = 320  # one side, or height and width: pictures are stretched to it, in evaluation too
     anchor_scales: tuple[float, float] = (0.1, 1.05)  # smallest square anchor, and what would come after the largest, in pictures
     finest_stride: int = 16  # of the maps that are looked at; 8 for small objects
+    matching_iou: float = 0.5  # overlap with a true box from which an anchor has to answer for it
     # ---- augmentation
     zoom_out: float = 0.0  # probability of a picture laid on a larger canvas, in place of a crop
     zoom_out_most: float = 3.0  # sides of that canvas over those of the picture, at most
@@ -212,6 +213,8 @@ class DetectionRecipe(Recipe):
         sides(self.image_size)
         if not 1 <= self.zoom_out_most <= 8:
             raise ConfigurationError(f"zoom_out_most={self.zoom_out_most} must lie in 1..8.")
+        if not 0 < self.matching_iou <= 1:
+            raise ConfigurationError(f"matching_iou={self.matching_iou} must lie above 0, at most at 1.")
         if not 0 <= self.score_threshold < 1:
             raise ConfigurationError(f"score_threshold={self.score_threshold} must lie in 0..1.")
 
