@@ -90,15 +90,16 @@ def test_one_package_takes_several_sizes(tmp_path: Path) -> None:
 
 
 def test_half_precision_keeps_sums_in_single(tmp_path: Path) -> None:
+    from coremltools.converters.mil.mil import types
+
     program = program_of("classify", precision="fp16")
     path = tmp_path / "model.mlpackage"
     write(program, path)
     assert check(program, path)
     operations = convert(program)._mil_program.functions["main"].operations
-    kinds = {(each.op_type, str(each.outputs[0].dtype)) for each in operations if each.op_type != "const"}
-    types = {name: {kind for op, kind in kinds if op == name} for name in ("conv", "softmax", "reduce_mean")}
-    assert all("fp16" in kind for kind in types["conv"])
-    assert all("fp32" in kind for kind in types["softmax"] | types["reduce_mean"])
+    found = {(each.op_type, types.builtin_to_string(each.outputs[0].dtype)) for each in operations if each.op_type != "const"}
+    kinds = {name: {kind for operator, kind in found if operator == name} for name in ("conv", "softmax", "reduce_mean")}
+    assert kinds == {"conv": {"fp16"}, "softmax": {"fp32"}, "reduce_mean": {"fp32"}}
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ OPERATORS: dict[str, Callable[[Inputs], Any]] = {
     "squeeze": _squeeze,
     "expand_dims": _expand,
     "tile": lambda inputs: inputs["x"].tile(_list(inputs["reps"])),
-    "concat": lambda inputs: torch.cat([torch.as_tensor(each) for each in inputs["values"]], dim=int(inputs["axis"])),
+    "concat": lambda inputs: torch.cat([torch.atleast_1d(torch.as_tensor(x)) for x in inputs["values"]], dim=int(inputs["axis"])),
     "shape": lambda inputs: torch.tensor(inputs["x"].shape, dtype=torch.int32),
     "gather": _gather,
     "split": _split,
