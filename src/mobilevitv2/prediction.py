@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mobilevitv2.answers import Area, Box, Label, Prediction, ScoreMap, coco_results, to_supervision
+from mobilevitv2.class_choice import Class
 from mobilevitv2.contract import default_model, load_model, whole_picture_processor
 from mobilevitv2.devices import choose_device
 from mobilevitv2.errors import ConfigurationError
 from mobilevitv2.streaming import answers_of, check_counts, count_of, named_sources
-from mobilevitv2.tasks import DEFAULT_THRESHOLD, Class, Classifier, Detector, Segmenter, Task
+from mobilevitv2.tasks import DEFAULT_THRESHOLD, Classifier, Detector, Segmenter, Task
 from mobilevitv2.tiles import check_tile
 from mobilevitv2.video import read_video
 

@@ -54,7 +54,11 @@ def named_sources(sources: Any) -> Iterator[Named]:
 
 def _each(sources: Any) -> Iterable[Any]:
     """`sources` where it is a collection of pictures; a collection of one where it is a picture itself."""
-    one = isinstance(sources, str | bytes | bytearray | os.PathLike | np.ndarray | Named) or hasattr(sources, "read") or _is_tensor(sources)
+    one = (
+        isinstance(sources, str | bytes | bytearray | os.PathLike | np.ndarray | Named)
+        or hasattr(sources, "read")
+        or _is_tensor(sources)
+    )
     return [sources] if one or not isinstance(sources, Iterable) else sources
 
 

@@ -30,8 +30,8 @@ def runtime_answers(
 ) -> RuntimeTask | None:
     """The task that answers without torch, or None where torch is to answer.
 
-    Exported files always run in their runtime. A classifier inside the package, or in a folder, does too where a runtime is installed,
-    unless a device, tiles or attention maps were asked for, which need torch.
+    Exported files always run in their runtime. A classifier inside the package, or in a folder, does too where a runtime is
+    installed, unless a device, tiles or attention maps were asked for, which need torch.
 
     Raises:
         ConfigurationError: an engine that cannot open the model, or options that need torch with an engine that is not it.
@@ -68,7 +68,7 @@ def _folder_model(model: str, engine: str, asked: list[str]) -> RuntimeModel | N
         raise ConfigurationError(f"{' and '.join(asked)} needs --engine torch, not {engine}.")
     if folder is None or not possible or engine not in ("auto", *embedded.ENGINES):
         raise ConfigurationError(
-            f"--engine {engine} runs classifiers inside the package or in folders, and exported files; for {model} export it first: "
+            f"--engine {engine} runs classifiers inside the package or in folders, and exported files; export {model} first: "
             f"`mobilevitv2 export {model} model.onnx`."
         )
     return embedded.open_folder(folder, engine=engine, source=model)

@@ -119,7 +119,7 @@ def _exported(source: Any, task: str | None, device: str | None) -> tuple[Any, A
     from mobilevitv2.evaluate.exported import open_exported
 
     if device not in (None, "cpu"):
-        raise ConfigurationError(f"{source} is an exported file, which its runtime answers on the CPU; leave --device {device} out.")
+        raise ConfigurationError(f"{source} is an exported file, which runs on the CPU; leave --device {device} out.")
     network, processor = open_exported(source)
     if task is not None and network.task != task:
         raise ConfigurationError(f"--task {task}, but {source} is of task {network.task!r}; leave the task out.")

@@ -17,9 +17,7 @@ def export(
         Literal["onnx", "openvino", "executorch", "litert", "coreml"] | None,
         Argument("onnx (.onnx), openvino (.xml), executorch (.pte), litert (.tflite) or coreml (.mlpackage)"),
     ] = None,
-    task: Annotated[
-        Literal["classify", "segment", "detect"] | None, Argument("told from the model where it is not given")
-    ] = None,
+    task: Annotated[Literal["classify", "segment", "detect"] | None, Argument("told from the model where it is not given")] = None,
     precision: Annotated[
         Literal["fp32", "fp16", "bf16", "int8", "int8-weights"], Argument("of weights and arithmetic, as far as the format has it")
     ] = "fp32",
@@ -88,5 +86,7 @@ def _size(size: list[int] | None) -> tuple[int, int] | None:
     if size is None:
         return None
     if len(size) > 2:
-        raise ConfigurationError(f"--size {' '.join(map(str, size))} has {len(size)} numbers; give height and width, or one for both.")
+        raise ConfigurationError(
+            f"--size {' '.join(map(str, size))} has {len(size)} numbers; give height and width, or one for both."
+        )
     return size[0], size[-1]

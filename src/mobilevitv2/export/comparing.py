@@ -110,7 +110,11 @@ def _detections(metadata: Metadata, file: Mapping[str, Array], truth: Mapping[st
     from mobilevitv2.runtime import postprocessing
 
     limits = metadata.suppression or {"threshold": 0.05, "iou": 0.5, "candidates": 400, "detections": 200}
-    options: dict[str, Any] = {"iou": limits["iou"], "candidates": int(limits["candidates"]), "detections": int(limits["detections"])}
+    options: dict[str, Any] = {
+        "iou": limits["iou"],
+        "candidates": int(limits["candidates"]),
+        "detections": int(limits["detections"]),
+    }
     inside = "count" in file
     differences, largest = {}, {}
     if not inside:

@@ -117,7 +117,10 @@ def export(
         report_path = report.path.with_name(f"{place.stem}.report.json")
         report = replace(report, path=place)
         report_path.write_text(report.to_json(), encoding="utf-8")
-        _move([*(Path(folder, name) for name in report.files if name != place.name), report_path, Path(folder, place.name)], place.parent)
+        _move(
+            [*(Path(folder, name) for name in report.files if name != place.name), report_path, Path(folder, place.name)],
+            place.parent,
+        )
     return report
 
 
@@ -169,12 +172,16 @@ def _check_request(fmt: ExportFormat, precision: str, calibration: Any) -> None:
     if precision == "int8" and calibration is None:
         raise ConfigurationError("precision='int8' needs pictures to measure ranges on; pass calibration (--calibrate FOLDER).")
     if precision != "int8" and calibration is not None:
-        raise ConfigurationError(f"precision={precision!r} measures no ranges; leave the calibration pictures out, or ask for int8.")
+        raise ConfigurationError(
+            f"precision={precision!r} measures no ranges; leave the calibration pictures out, or ask for int8."
+        )
 
 
 def _check_path(path: Path, fmt: ExportFormat, overwrite: bool) -> Path:
     if path.suffix.lower() != fmt.suffix:
-        raise ConfigurationError(f"{path}: a file of format {fmt.name} ends in {fmt.suffix}; name it {path.with_suffix(fmt.suffix).name}.")
+        raise ConfigurationError(
+            f"{path}: a file of format {fmt.name} ends in {fmt.suffix}; name it {path.with_suffix(fmt.suffix).name}."
+        )
     folder_format = fmt.suffix == ".mlpackage"
     if path.is_dir() and not folder_format:
         raise ConfigurationError(f"{path} is a folder; name a file in it, such as {path / f'model{fmt.suffix}'}.")
@@ -188,7 +195,9 @@ def _check_path(path: Path, fmt: ExportFormat, overwrite: bool) -> Path:
 def _check_installed(fmt: ExportFormat) -> None:
     missing = [name for name in fmt.modules if find_spec(name.partition(".")[0]) is None]
     if missing:
-        raise MissingDependency(f"{' and '.join(missing)} not installed, for format {fmt.name}: pip install 'mobilevitv2[{fmt.extra}]'")
+        raise MissingDependency(
+            f"{' and '.join(missing)} not installed, for format {fmt.name}: pip install 'mobilevitv2[{fmt.extra}]'"
+        )
 
 
 def _check_task(model: MobileViTV2PreTrainedModel, task: str | None) -> None:
@@ -232,7 +241,7 @@ def _move(paths: Iterable[Path], folder: Path) -> None:
     for path in paths:
         target = folder / path.name
         if not target.is_dir():
-            os.replace(path, target)
+            path.replace(target)
             continue
         aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.old")  # a folder cannot be replaced in one step
         target.rename(aside)

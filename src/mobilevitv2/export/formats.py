@@ -1,7 +1,7 @@
 """The formats that a model can be exported to: what each one can do, and the two functions each one brings.
 
-A format is a module with a constant `FORMAT`. `write` turns a program into a file; the verification then opens it with the engine in
-`mobilevitv2.runtime` and holds it against PyTorch, so a format's module neither runs nor judges what it wrote.
+A format is a module with a constant `FORMAT`. `write` turns a program into a file; the verification then opens it with the engine
+in `mobilevitv2.runtime` and holds it against PyTorch, so a format's module neither runs nor judges what it wrote.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ class ExportFormat:
         write: the program to `path`, a fresh place in a temporary folder; all other files beside it with the same stem. Program and
             metadata are final; options are those of the format (`--format-option` is not offered: keep them few and typed).
         check: for a format without engine: what was checked instead, as lines for the report; raises WeightsError where it fails.
+        staged: writing is quick enough to compare the stem and every stage each time, not only where the answers depart: a model whose
+            answers hardly depend on the picture hides mistakes in its middle.
         tolerance: for each precision the largest difference of an output, as a share of its largest value; the others use the
             defaults of `verify`.
     """
@@ -74,6 +76,7 @@ class ExportFormat:
     write: Callable[[Program, Path], Written]
     quantise: Callable[[Program, Path, Any], Written] | None = None
     check: Callable[[Program, Path], list[str]] | None = None
+    staged: bool = False
     tolerance: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from mobilevitv2.export.program import Program
 
 
-def graph_of(program: Program) -> Graph:
-    """The program as a graph.
+def graph_of(program: Program, *, norms: str = "instance") -> Graph:
+    """The program as a graph; `norms` as in `mobilevitv2.graph.network.Network`.
 
     Raises:
         ConfigurationError: an option of the model that has no graph.
     """
     tensors = {name: tensor.detach().cpu().float().numpy() for name, tensor in program.model.state_dict().items()}
-    return build_graph(_spec(program), tensors, version=mobilevitv2.__version__)
+    return build_graph(_spec(program, norms), tensors, version=mobilevitv2.__version__)
 
 
-def _spec(program: Program) -> GraphSpec:
+def _spec(program: Program, norms: str) -> GraphSpec:
     config, limits = program.model.config, program.suppression
     return GraphSpec(
         metadata=program.metadata,
@@ -37,6 +37,7 @@ def _spec(program: Program) -> GraphSpec:
         if limits is None
         else SuppressionOptions(limits.threshold, limits.iou, limits.candidates, limits.detections),
         stages=program.stages,
+        norms=norms,
     )
 
 

@@ -102,7 +102,7 @@ def natural_size(model: MobileViTV2PreTrainedModel, processor: MobileViTV2ImageP
     wanted = processor.size
     if processor.do_resize and wanted.get("height") and wanted.get("width"):
         return int(wanted["height"]), int(wanted["width"])
-    return tuple(model.config.input_size)
+    return model.config.input_size
 
 
 # ---- inputs and outputs ----------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ def write(program: Program, path: Path) -> Written:
 
     graph = graph_of(program)
     path.write_bytes(graph.content)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if program.precision == "fp16":
         notes = ("float16 pays on GPUs and in browsers; ONNX Runtime's CPU kernels calculate in float32 with casts in between",)
     return Written(files=(path,), operators=graph.operators, versions={"onnx opset": str(OPSET)}, notes=notes)
@@ -35,4 +35,5 @@ FORMAT = ExportFormat(
     suppression=True,
     engine="onnxruntime",
     write=write,
+    staged=True,
 )

@@ -10,8 +10,9 @@ from __future__ import annotations
 import io
 from collections import Counter
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mobilevitv2.export.formats import ExportFormat, Written
 from mobilevitv2.runtime.metadata import METADATA_KEY
@@ -24,14 +25,13 @@ CONSTANTS = ("Constant", "Parameter", "Result")
 
 def write(program: Program, path: Path) -> Written:
     """The program as `path` and `path` with ".bin"."""
-    import openvino
-
     from mobilevitv2.export.graphs import graph_of
     from mobilevitv2.export.metadata import with_versions
 
+    openvino: Any = import_module("openvino")
     versions = {"openvino": str(openvino.__version__).split("-")[0]}
     # Half-precision weights are OpenVINO's to store: the graph stays float32 and the plugin may calculate wider.
-    graph = graph_of(replace(program, metadata=replace(program.metadata, precision="fp32")))
+    graph = graph_of(replace(program, metadata=replace(program.metadata, precision="fp32")), norms="moments")
     model = openvino.Core().read_model(io.BytesIO(graph.content))
     model.set_rt_info(with_versions(program.metadata, versions).to_json(), [METADATA_KEY])
     openvino.save_model(model, path, compress_to_fp16=program.precision == "fp16")
@@ -53,4 +53,5 @@ FORMAT = ExportFormat(
     suppression=True,
     engine="openvino",
     write=write,
+    staged=True,
 )

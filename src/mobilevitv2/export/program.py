@@ -1,4 +1,4 @@
-"""What is exported: the folded model with fixed names, and on request the preprocessing before it and the post-processing behind it.
+"""What is exported: the folded model with fixed names, and by choice the preprocessing before and the post-processing behind it.
 
 `image` is float32 (batch, 3, height, width) with values of 0..1 (in "NHWC" layout the channels come last), or, with preprocessing
 inside, uint8 (batch, height, width, 3) in RGB. Outputs, by task:
@@ -112,6 +112,8 @@ class Answering(nn.Module):
         mean, std = picture.mean or (0.0,) * 3, picture.std or (1.0,) * 3
         scale = torch.tensor([picture.scale / each for each in std]).view(1, -1, 1, 1)
         shift = torch.tensor([-centre / each for centre, each in zip(mean, std, strict=True)]).view(1, -1, 1, 1)
+        self.scale: Tensor
+        self.shift: Tensor | None
         self.register_buffer("scale", scale if picture.std else scale[:, :1], persistent=False)
         self.register_buffer("shift", shift if picture.mean else None, persistent=False)
 
@@ -182,7 +184,8 @@ def exported_model(model: MobileViTV2PreTrainedModel, dtype: torch.dtype) -> Mob
         for name, child in list(module.named_children()):
             if isinstance(child, nn.GroupNorm):
                 setattr(module, name, SafeNorm(child))
-    return folded.to(dtype)
+    converted: MobileViTV2PreTrainedModel = folded.to(dtype)
+    return converted
 
 
 def build_program(
@@ -256,5 +259,3 @@ def check_size(size: tuple[int, int], *, dynamic: bool) -> None:
             raise ConfigurationError(
                 f"size has {name} {side}; with --dynamic sides are multiples of {SIDE_STEP} from {SMALLEST_FREE_SIDE} on."
             )
-
-

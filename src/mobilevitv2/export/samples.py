@@ -1,4 +1,4 @@
-"""Pictures to try an exported file on: the caller's own, scikit-image's photographs, or made ones with the spectrum of photographs."""
+"""Pictures to try an exported file on: the caller's own, scikit-image's photographs, or made ones with their spectrum."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ import torch
 from mobilevitv2.errors import WeightsError
 from mobilevitv2.export.comparing import TOLERANCES, Comparison, compare, relative_differences
 from mobilevitv2.export.program import Answering, Program, build_program, stage_names
-from mobilevitv2.runtime.model import RuntimeModel
 from mobilevitv2.runtime.engines import open_engine
+from mobilevitv2.runtime.model import RuntimeModel
 from mobilevitv2.segmentation import upsample
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 LOADS = 3
+QUANTISED = ("int8", "int8-weights")
+STAGE_ALLOWANCE = 2
+"""How much more than the answers a single stage may differ: an average over a map takes part of its noise away."""
 RUN_SECONDS, FEWEST_RUNS, MOST_RUNS = 0.5, 5, 100
 
 
@@ -52,6 +55,7 @@ class Verification:
         load, run, torch_run: times of opening the file, of one answer, and of the plain PyTorch model's.
         threads: of the runtime's runs; None for its own choice.
         shapes: further inputs that were tried, with their relative difference.
+        stages: relative differences of the stem, the stages and the head, where the format compares them each time.
     """
 
     engine: str
@@ -64,6 +68,7 @@ class Verification:
     torch_run: Times
     threads: int | None
     shapes: Mapping[str, float] = field(default_factory=dict)
+    stages: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -87,6 +92,9 @@ def verify(
     comparison = compare(metadata, outputs, truth, tolerance=tolerance)
     if not comparison.fits(metadata.precision, tolerance):
         raise WeightsError(_failure(program, fmt, comparison, tolerance, pixels))
+    stages = stage_differences(program, fmt, pixels[:1]) if fmt.staged and program.precision not in QUANTISED else {}
+    if any(not share <= STAGE_ALLOWANCE * tolerance for share in stages.values()):
+        raise WeightsError(_failure(program, fmt, comparison, tolerance, pixels))
     one = pixels[:1]
     return Verification(
         engine=model.engine.name,
@@ -99,6 +107,7 @@ def verify(
         torch_run=_times(lambda: _torch_outputs(program, one)),
         threads=threads,
         shapes=_other_shapes(program, model, pictures, tolerance),
+        stages=stages,
     )
 
 
@@ -178,26 +187,32 @@ def _times(action: Callable[[], object], *, least: int = FEWEST_RUNS, most: int 
 
 def _failure(program: Program, fmt: ExportFormat, comparison: Comparison, tolerance: float, pixels: Array) -> str:
     found = ", ".join(f"{name} by {value:.3g} of {comparison.largest[name]:.3g}" for name, value in comparison.differences.items())
+    where = departure(program, fmt, pixels, tolerance)
     return (
         f"the {fmt.name} file does not answer as PyTorch does: {found} (allowed is {tolerance:g} of the largest value), "
-        f"{comparison.agreement:.1%} of {comparison.count} {comparison.answers} agree. {departure(program, fmt, pixels, tolerance)} "
+        f"{comparison.agreement:.1%} of {comparison.count} {comparison.answers} agree. {where} "
         "The file was removed; try another precision, or report the model's configuration."
     )
 
 
 def departure(program: Program, fmt: ExportFormat, pixels: Array, tolerance: float) -> str:
     """A sentence: the first stage whose output in the file differs by more than the tolerance."""
-    staged = build_program(program.model, program.metadata, layout=fmt.layout, stages=True)
-    with tempfile.TemporaryDirectory(prefix="mobilevitv2-") as folder:
-        path = Path(folder, f"stages{fmt.suffix}")
-        try:
-            fmt.write(staged, path)
-            model = RuntimeModel(open_engine(path), where=str(path))
-            shares = relative_differences(model.raw(pixels[:1]), _torch_outputs(staged, pixels[:1]))
-        except Exception as error:  # whatever the exporter makes of it; the main message stands without
-            return f"Its stages could not be compared ({str(error).splitlines()[0] if str(error) else type(error).__name__})."
+    try:
+        shares = stage_differences(program, fmt, pixels[:1])
+    except Exception as error:  # whatever the exporter makes of it; the main message stands without
+        return f"Its stages could not be compared ({str(error).splitlines()[0] if str(error) else type(error).__name__})."
     told = ", ".join(f"{name} {share:.2g}" for name, share in shares.items())
     for name, share in shares.items():
         if not share <= tolerance:
             return f"The first stage that departs is {name} (relative differences: {told})."
     return f"Every stage by itself agrees ({told}); what departs lies behind them."
+
+
+def stage_differences(program: Program, fmt: ExportFormat, pixels: Array) -> dict[str, float]:
+    """Relative differences of the stem, each stage and the head, from a file that gives them."""
+    staged = build_program(program.model, program.metadata, layout=fmt.layout, stages=True)
+    with tempfile.TemporaryDirectory(prefix="mobilevitv2-") as folder:
+        path = Path(folder, f"stages{fmt.suffix}")
+        fmt.write(staged, path)
+        model = RuntimeModel(open_engine(path), where=str(path))
+        return relative_differences(model.raw(pixels), _torch_outputs(staged, pixels))

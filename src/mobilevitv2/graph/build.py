@@ -29,6 +29,7 @@ class GraphSpec:
         segmentation, detection: of the head, for these tasks.
         suppression: for a detector, put suppression inside.
         stages: give the stem, the stages and the head's raw answers instead, to find where a file departs.
+        norms: "instance" or "moments"; see `Network`.
     """
 
     metadata: Metadata
@@ -37,6 +38,7 @@ class GraphSpec:
     detection: heads.DetectionOptions | None = None
     suppression: heads.SuppressionOptions | None = None
     stages: bool = False
+    norms: str = "instance"
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def build_graph(spec: GraphSpec, tensors: Mapping[str, Array], *, version: str) 
         ConfigurationError: an option that has no graph.
     """
     builder, weights = Builder(), Weights(tensors)
-    network = Network(builder, weights, spec.trunk, half=spec.metadata.precision == "fp16")
+    network = Network(builder, weights, spec.trunk, half=spec.metadata.precision == "fp16", norms=spec.norms)
     port = spec.metadata.inputs[0]
     image = builder.input(port.name, port.dtype, port.shape, port.meaning)
     pixels = _prepared(network, image, spec.metadata)
@@ -96,7 +98,9 @@ def _free_shape(name: str) -> tuple[str, ...]:
 def _prepared(network: Network, image: str, metadata: Metadata) -> Map:
     """The input as the trunk takes it: (B, 3, H, W) in the graph's dtype."""
     picture, builder = metadata.picture, network.builder
-    height, width = (None if name in metadata.dynamic else side for name, side in (("height", picture.height), ("width", picture.width)))
+    height, width = (
+        None if name in metadata.dynamic else side for name, side in (("height", picture.height), ("width", picture.width))
+    )
     with scoped(builder, "preprocessing"):
         value = image
         if picture.inside:

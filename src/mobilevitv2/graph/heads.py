@@ -94,7 +94,11 @@ def _aspp(network: Network, x: Map, rates: tuple[int, ...]) -> Map:
     with scoped(network.builder, pooling):
         like = network.builder.add("Shape", branches[0].value)
         spread = network.builder.add("Expand", pooled.value, like)
-    return network.unit(_joined(network, [*branches, x._replace(value=spread, channels=pooled.channels)], name), f"{name}.project", activation="relu")
+    return network.unit(
+        _joined(network, [*branches, x._replace(value=spread, channels=pooled.channels)], name),
+        f"{name}.project",
+        activation="relu",
+    )
 
 
 def _pyramid(network: Network, x: Map, sizes: tuple[int, ...]) -> Map:

@@ -1,6 +1,7 @@
 """The trunk as a graph: what `mobilevitv2.blocks` and `mobilevitv2.backbone` say in torch, with the norms folded away.
 
-Shape letters as in blocks.py: B batch, C channels, D channels inside attention, H and W height and width, P pixels of a patch, N patches.
+Shape letters as in blocks.py: B batch, C channels, D channels inside attention, H and W height and width, P pixels of a patch,
+N patches.
 A `Map` is a value with what is known of its shape; sides that are free while the file runs are None.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -47,16 +48,18 @@ class Network:
     """Writes the parts of the model into a builder, one after another.
 
     With half=True weights and arithmetic are float16; softmax, the sums over tokens and the statistics of norms stay float32.
+    `norms` is how a normalisation is written: "instance", one operator on a long row, which ONNX Runtime takes fastest; or
+    "moments", mean and variance spelled out, which OpenVINO makes one operator of, with half the reorders around it.
     """
 
-    def __init__(self, builder: Builder, weights: Weights, trunk: Trunk, *, half: bool = False) -> None:
+    def __init__(self, builder: Builder, weights: Weights, trunk: Trunk, *, half: bool = False, norms: str = "instance") -> None:
         if trunk.activation not in ACTIVATIONS:
             raise ConfigurationError(
                 f"hidden_act={trunk.activation!r} has no graph; these have one: {', '.join(sorted(ACTIVATIONS))}."
             )
         self.builder, self.weights, self.trunk = builder, weights, trunk
         self.dtype = "float16" if half else "float32"
-        self.half = half
+        self.half, self.norms = half, norms
 
     # ---- parts -------------------------------------------------------------------------------------------------------------------
 
@@ -223,15 +226,24 @@ class Network:
         return self.unit(Map(mixed, dim, None, None), f"{name}.out_proj").value
 
     def normalise(self, x: str, dim: int) -> str:
-        """Group normalisation of one group without scale and shift, which the next convolution has: (B, D, P, N), each picture whole."""
+        """Group normalisation of one group: (B, D, P, N), each picture whole. Scale and shift are in the next convolution."""
+        if self.norms == "moments":
+            return self._by_moments(self.wide(x))
         one_row = self.builder.add("Reshape", self.wide(x), self.builder.ints(0, 1, -1))
         scale, shift = self.builder.constant([1.0]), self.builder.constant([0.0])
         normed = self.builder.add("InstanceNormalization", one_row, scale, shift, epsilon=float(self.trunk.norm_eps))
         return self.narrow(self.builder.add("Reshape", normed, self.builder.ints(0, dim, self.trunk.patch_size**2, -1)))
 
+    def _by_moments(self, x: str) -> str:
+        add, axes = self.builder.add, self.builder.ints(1, 2, 3)
+        centred = add("Sub", x, add("ReduceMean", x, axes, keepdims=1))
+        variance = add("ReduceMean", add("Mul", centred, centred), axes, keepdims=1)
+        deviation = add("Sqrt", add("Add", variance, self.builder.constant(self.trunk.norm_eps)))
+        return self.narrow(add("Div", centred, deviation))
+
     # ---- numbers -----------------------------------------------------------------------------------------------------------------
 
-    def tensor(self, name: str, value: np.ndarray[object, np.dtype[np.float64]]) -> str:
+    def tensor(self, name: str, value: np.ndarray[Any, Any]) -> str:
         """A weight in the graph's dtype."""
         return self.builder.weight(name, value.astype(self.dtype))
 

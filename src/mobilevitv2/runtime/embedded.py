@@ -1,7 +1,7 @@
-"""Checkpoints in transformers' folder form, such as the one inside the package, without torch: their tensors become a graph in memory.
+"""Checkpoints in transformers' folder form, such as the one inside the package, without torch: a graph in memory.
 
-Nothing is cached on disk. Writing the graph down takes a tenth of a second, less than finding out whether a stored one still fits, and a
-second file of weights would double the package.
+Nothing is cached on disk. Writing the graph down takes a tenth of a second, less than finding out whether a stored one
+still fits, and a second file of weights would double the package.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def open_folder(folder: Path, *, engine: str = "auto", threads: int | None = Non
     tensors = read_safetensors(folder / "model.safetensors")
     metadata = _metadata(config, _json(folder / "preprocessor_config.json"), where)
     trunk = _trunk(config)
-    content = build_graph(GraphSpec(metadata=metadata, trunk=trunk), tensors, version=mobilevitv2.__version__).content
+    norms = "moments" if chosen == "openvino" else "instance"
+    content = build_graph(GraphSpec(metadata=metadata, trunk=trunk, norms=norms), tensors, version=mobilevitv2.__version__).content
     if chosen == "openvino":
         from mobilevitv2.runtime.with_openvino import open_bytes as with_openvino
 
@@ -128,7 +129,8 @@ def _metadata(config: Mapping[str, Any], processor: Mapping[str, Any], source: s
     names = {int(index): str(name) for index, name in config.get("id2label", {}).items()}
     crop = {name: int(processor["crop_size"][name]) for name in ("height", "width")}
     picture = PictureContract(
-        **crop,
+        height=crop["height"],
+        width=crop["width"],
         resize={name: int(side) for name, side in processor["size"].items() if side} if processor.get("do_resize", True) else None,
         crop=crop,
         interpolation=FILTERS[int(processor.get("resample", 3))],

@@ -25,11 +25,30 @@ class Engine(Protocol):
         inputs, outputs: name -> (shape, numpy dtype name), in the file's order; free axes are None.
     """
 
-    name: str
-    version: str
-    metadata: str | None
-    inputs: Mapping[str, tuple[tuple[int | None, ...], str]]
-    outputs: Mapping[str, tuple[tuple[int | None, ...], str]]
+    @property
+    def name(self) -> str:
+        """See the class."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """See the class."""
+        ...
+
+    @property
+    def metadata(self) -> str | None:
+        """See the class."""
+        ...
+
+    @property
+    def inputs(self) -> Mapping[str, tuple[tuple[int | None, ...], str]]:
+        """See the class."""
+        ...
+
+    @property
+    def outputs(self) -> Mapping[str, tuple[tuple[int | None, ...], str]]:
+        """See the class."""
+        ...
 
     def run(self, image: Array) -> dict[str, Array]:
         """All outputs by name, for the single input `image` as the file takes it (dtype and layout are the caller's business)."""

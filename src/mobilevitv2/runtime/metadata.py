@@ -1,7 +1,7 @@
 """What an exported file says about itself, so that it can be used without the package that made it.
 
-The same JSON lies in every format: in ONNX under the key "mobilevitv2" of `metadata_props`, in OpenVINO's `rt_info`, and so on. This
-file knows no torch: the runtime reads it.
+The same JSON lies in every format: in ONNX under the key "mobilevitv2" of `metadata_props`, in OpenVINO's `rt_info`, and so on.
+This file knows no torch: the runtime reads it.
 """
 
 from __future__ import annotations
@@ -116,9 +116,7 @@ class Metadata:
         try:
             values: dict[str, Any] = json.loads(text)
             if values["schema"] > SCHEMA:
-                raise WeightsError(
-                    f"{where} has metadata of form {values['schema']}, this release knows {SCHEMA}; update mobilevitv2, or export again."
-                )
+                raise WeightsError(f"{where} has metadata of form {values['schema']}, known is {SCHEMA}; update mobilevitv2.")
             known = {each.name for each in fields(cls)}
             values = {name: _tuples(value) for name, value in values.items() if name in known}
             values["picture"] = PictureContract(**{name: _tuples(value) for name, value in values["picture"].items()})

@@ -166,7 +166,9 @@ class RuntimeModel:
 
     def _areas(self, mask: Array, wanted: frozenset[int] | None) -> dict[str, Any]:
         counts = np.bincount(mask.reshape(-1), minlength=len(self.metadata.labels))
-        order = [int(each) for each in np.argsort(-counts, kind="stable") if counts[each] and (wanted is None or int(each) in wanted)]
+        order = [
+            int(each) for each in np.argsort(-counts, kind="stable") if counts[each] and (wanted is None or int(each) in wanted)
+        ]
         areas = [Area(self._name(each), counts[each] / mask.size, int(counts[each]), each) for each in order]
         return {"mask": mask, "areas": areas}
 
@@ -194,7 +196,9 @@ class RuntimeModel:
             )
         inside = (self.metadata.suppression or {}).get("threshold", 0.0)
         if threshold < inside:
-            logger.warning("%s holds no boxes that score %g or less; the threshold %g shows no more.", self.where, inside, threshold)
+            logger.warning(
+                "%s holds no boxes that score %g or less; the threshold %g shows no more.", self.where, inside, threshold
+            )
         count = int(raw["count"][index])
         scores = raw["scores"][index][:count]
         passing = scores > threshold
@@ -285,7 +289,11 @@ def _told_task(outputs: Mapping[str, int]) -> tuple[str | None, str]:
 
 
 def _told_classes(engine: Engine, task: str) -> int:
-    name = {"classify": "probabilities" if "probabilities" in engine.outputs else "logits", "segment": "logits", "detect": "scores"}[task]
+    name = {
+        "classify": "probabilities" if "probabilities" in engine.outputs else "logits",
+        "segment": "logits",
+        "detect": "scores",
+    }[task]
     shape = engine.outputs.get(name, ((), ""))[0]
     axis = 1 if task != "detect" else 2
     return (shape[axis] or 0) if len(shape) > axis else 0

@@ -47,7 +47,9 @@ def prepare(picture: Image.Image, contract: PictureContract) -> Array:
     width, height = resized_size(picture.size, contract.resize)
     if width * height > MOST_RESIZED_PIXELS:
         if contract.crop is None:
-            raise ImageError(f"a picture of {picture.width} x {picture.height} pixels would become {width} x {height}: cut it first")
+            raise ImageError(
+                f"a picture of {picture.width} x {picture.height} pixels would become {width} x {height}: cut it first"
+            )
         picture = _cut(picture, contract)
         width, height = resized_size(picture.size, contract.resize)
     if (width, height) != picture.size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,17 @@ class OnnxRuntimeEngine:
         try:
             self._session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors have no common base of their own
-            raise WeightsError(f"{where} cannot be opened by ONNX Runtime ({_first_line(error)}); copy or export it again.") from error
+            raise WeightsError(
+                f"{where} cannot be opened by ONNX Runtime ({_first_line(error)}); copy or export it again."
+            ) from error
         self.version: str = runtime.__version__
         self.metadata: str | None = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-        self.inputs = {each.name: _shape_and_type(each) for each in self._session.get_inputs()}
-        self.outputs = {each.name: _shape_and_type(each) for each in self._session.get_outputs()}
+        self.inputs: dict[str, tuple[tuple[int | None, ...], str]] = {
+            each.name: _shape_and_type(each) for each in self._session.get_inputs()
+        }
+        self.outputs: dict[str, tuple[tuple[int | None, ...], str]] = {
+            each.name: _shape_and_type(each) for each in self._session.get_outputs()
+        }
         self._input = next(iter(self.inputs))
 
     def run(self, image: Array) -> dict[str, Array]:
@@ -62,7 +69,7 @@ def open_bytes(content: bytes, *, where: str, threads: int | None = None) -> Onn
 
 def _library() -> Any:
     try:
-        import onnxruntime
+        onnxruntime: Any = import_module("onnxruntime")
     except ImportError as error:
         raise MissingDependency("ONNX Runtime is not installed: pip install 'mobilevitv2[onnx]'") from error
     return onnxruntime

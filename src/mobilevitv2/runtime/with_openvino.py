@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def open_bytes(content: bytes, *, where: str, threads: int | None = None) -> Ope
 
 def _library() -> Any:
     try:
-        import openvino
+        openvino: Any = import_module("openvino")
     except ImportError as error:
         raise MissingDependency("OpenVINO is not installed: pip install 'mobilevitv2[openvino]'") from error
     return openvino
