@@ -30,7 +30,7 @@ def test_pictures_are_prepared_as_the_image_processor_does_it(size: tuple[int, i
     ours = as_input(prepare(picture, contract)[None], contract, "NCHW")
     theirs = contract_processor(contract)(picture, return_tensors="np")["pixel_values"]
     assert ours.shape == theirs.shape
-    assert np.abs(ours - theirs).max() <= 2 / 255
+    assert np.abs(ours - theirs).max() <= 4 / 255  # torchvision rounds between the two passes, Pillow elsewhere
     assert np.abs(ours - theirs).mean() < 0.0025
 
 

@@ -58,8 +58,8 @@ class ExportFormat:
         write: the program to `path`, a fresh place in a temporary folder; all other files beside it with the same stem. Program and
             metadata are final; options are those of the format (`--format-option` is not offered: keep them few and typed).
         check: for a format without engine: what was checked instead, as lines for the report; raises WeightsError where it fails.
-        staged: writing is quick enough to compare the stem and every stage each time, not only where the answers depart: a model whose
-            answers hardly depend on the picture hides mistakes in its middle.
+        staged: writing is quick enough to compare the stem and every stage each time, not only where the answers depart: a model
+            whose answers hardly depend on the picture hides mistakes in its middle.
         tolerance: for each precision the largest difference of an output, as a share of its largest value; the others use the
             defaults of `verify`.
     """
