@@ -11,7 +11,7 @@ import copy
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ class PictureProgram(nn.Module):
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
         """(batch, 3, height, width) -> the outputs in order."""
         if self.picture:
-            scale, shift = cast(Tensor, self.module.scale), cast("Tensor | None", self.module.shift)
+            scale, shift = self.module.scale, self.module.shift
             image = image * scale if shift is None else image * scale + shift
         return self.module(image)  # type: ignore[no-any-return]  # nn.Module's call is untyped
 

@@ -138,6 +138,11 @@ def _pool(inputs: Inputs) -> Tensor:
     return F.avg_pool2d(inputs["x"], _list(inputs["kernel_sizes"]), _list(inputs["strides"]))
 
 
+def _concat(inputs: Inputs) -> Tensor:
+    parts = [torch.as_tensor(each) for each in inputs["values"]]
+    return torch.cat([part if part.ndim else part[None] for part in parts], dim=int(inputs["axis"]))
+
+
 def _gather(inputs: Inputs) -> Tensor:
     x, indices, axis = inputs["x"], torch.as_tensor(inputs["indices"]).long(), int(inputs.get("axis", 0))
     found = torch.index_select(x, axis, indices.reshape(-1))
@@ -200,7 +205,7 @@ OPERATORS: dict[str, Callable[[Inputs], Any]] = {
     "squeeze": _squeeze,
     "expand_dims": _expand,
     "tile": lambda inputs: inputs["x"].tile(_list(inputs["reps"])),
-    "concat": lambda inputs: torch.cat([torch.atleast_1d(torch.as_tensor(x)) for x in inputs["values"]], dim=int(inputs["axis"])),
+    "concat": _concat,
     "shape": lambda inputs: torch.tensor(inputs["x"].shape, dtype=torch.int32),
     "gather": _gather,
     "split": _split,
