@@ -1,9 +1,9 @@
 """Export to the formats of devices; every file is run and compared with PyTorch before it is handed over.
 
-    from mobilevitv2.export import export
+from mobilevitv2.export import export
 
-    report = export("mobilevitv2-1.0-imagenet1k-256", "model.onnx", format="onnx")
-    print(report.table())
+report = export("mobilevitv2-1.0-imagenet1k-256", "model.onnx", format="onnx")
+print(report.table())
 """
 
 from __future__ import annotations
