@@ -157,8 +157,8 @@ def require_pycocotools() -> None:
 
 def _pycocotools() -> tuple[Any, Any]:
     try:
-        from pycocotools.coco import COCO  # type: ignore[import-untyped]  # no types shipped
-        from pycocotools.cocoeval import COCOeval  # type: ignore[import-untyped]
+        from pycocotools.coco import COCO  # no types shipped
+        from pycocotools.cocoeval import COCOeval
     except ImportError as error:
         raise MissingDependency("average precision needs pycocotools: pip install mobilevitv2[train]") from error
     return COCO, COCOeval
