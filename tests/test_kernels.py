@@ -21,9 +21,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mobilevitv2 import MobileViTV2ForImageClassification, MobileViTV2ForSemanticSegmentation
+from mobilevitv2.blocks import unfold_patches
 from mobilevitv2.inference import fold, optimize_for_inference
 from mobilevitv2.kernels import kernels_enabled, operations
 from mobilevitv2.kernels.modules import FusedBlock, FusedInvertedResidual, FusedStem, fuse_modules
+from mobilevitv2.kernels.tiles import LIBRARY, Tile
 
 ACTIVATIONS: dict[str, Any] = {"none": lambda x: x, "silu": F.silu, "relu": F.relu}
 DEVICE = "cpu" if os.environ["TRITON_INTERPRET"] == "1" else "cuda"
@@ -61,83 +63,79 @@ def test_pointwise(height: int, width: int, inputs: int, outputs: int, biased: b
     assert relative_difference(found, F.silu(F.linear(x, weight, bias))) < 1e-5
 
 
-@pytest.mark.parametrize(("height", "width", "side"), [(8, 8, 2), (6, 10, 2), (8, 12, 4), (4, 4, 1)])
-def test_pointwise_from_tokens(height: int, width: int, side: int) -> None:
-    from mobilevitv2.blocks import fold_patches
-
-    tokens, weight, bias = random(2, side**2, height * width // side**2, 24) + 0.5, random(40, 24, seed=1), random(40, seed=2)
-    found = operations.pointwise(
-        tokens, weight, bias, activation="none", partials=sums(tokens), patch_size=side, size=(height, width)
-    )
-    maps = fold_patches(standardise(tokens).permute(0, 3, 1, 2), side, height, width)
-    assert relative_difference(found.permute(0, 3, 1, 2), F.conv2d(maps, weight[:, :, None, None], bias)) < 1e-5
+@pytest.mark.parametrize("tile", [Tile(32, 32, 32, 4, 2), Tile(16, 64, 32, 4, 2, 1), Tile(64, 64, 64, 4, 1, 3), LIBRARY])
+@pytest.mark.parametrize("activation", ["none", "silu", "relu"])
+def test_pointwise_is_equal_for_every_kind_of_tile(activation: Any, tile: Tile) -> None:
+    x, weight, bias, residual = random(3, 5, 7, 40), random(72, 40, seed=1), random(72, seed=2), random(3, 5, 7, 72, seed=3)
+    found = operations.pointwise(x, weight, bias, activation=activation, residual=residual, tile=tile)
+    assert relative_difference(found, ACTIVATIONS[activation](F.linear(x, weight, bias)) + residual) < 1e-5
 
 
-@pytest.mark.parametrize(
-    ("height", "width", "channels", "outputs", "stride", "dilation"),
-    [(8, 8, 16, 16, 1, 1), (9, 7, 24, 40, 2, 1), (10, 6, 40, 24, 1, 2), (5, 5, 16, 300, 1, 4), (1, 2, 16, 8, 2, 1)],
-)
-def test_depthwise_pointwise(height: int, width: int, channels: int, outputs: int, stride: int, dilation: int) -> None:
-    x, filters, shift = random(2, channels, height, width), random(channels, 1, 3, 3, seed=1), random(channels, seed=2)
-    weight, bias = random(outputs, channels, seed=3), random(outputs, seed=4)
-    middle = F.silu(F.conv2d(x, filters, shift, stride=stride, padding=dilation, dilation=dilation, groups=channels))
-    expected = F.conv2d(middle, weight[:, :, None, None], bias).permute(0, 2, 3, 1)
-    residual = random(*expected.shape, seed=5)
-    arguments = (x.permute(0, 2, 3, 1).contiguous(), filters.flatten(1).t().contiguous(), shift, weight, bias)
-    options: dict[str, Any] = {"stride": stride, "dilation": dilation, "activation": "silu"}
-    assert relative_difference(operations.depthwise_pointwise(*arguments, **options)[0], expected) < 1e-5
-    found, _ = operations.depthwise_pointwise(*arguments, **options, residual=residual)
-    assert relative_difference(found, expected + residual) < 1e-5
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (6, 10), (15, 13)])
+def test_pointwise_normalises_on_the_way(height: int, width: int) -> None:
+    x, weight, bias = random(2, height, width, 24) + 0.5, random(40, 24, seed=1), random(40, seed=2)
+    found = operations.pointwise(x, weight, bias, partials=sums(x), eps=1e-5)
+    assert relative_difference(found, F.linear(standardise(x), weight, bias)) < 1e-5
 
 
-@pytest.mark.parametrize(("height", "width", "side"), [(8, 8, 2), (6, 10, 2), (8, 12, 4)])
-def test_depthwise_pointwise_to_tokens(height: int, width: int, side: int) -> None:
-    from mobilevitv2.blocks import unfold_patches
-
-    x, filters, shift = random(2, 24, height, width), random(24, 1, 3, 3, seed=1), random(24, seed=2)
-    weight = random(40, 24, seed=3)
-    found, partials = operations.depthwise_pointwise(
-        x.permute(0, 2, 3, 1).contiguous(),
-        filters.flatten(1).t().contiguous(),
-        shift,
-        weight,
-        None,
-        activation="relu",
-        patch_size=side,
-    )
-    maps = F.conv2d(F.relu(F.conv2d(x, filters, shift, padding=1, groups=24)), weight[:, :, None, None])
-    assert relative_difference(found, unfold_patches(maps, side).permute(0, 2, 3, 1)) < 1e-5
-    assert partials is not None
+@pytest.mark.parametrize(("height", "width", "outputs"), [(8, 8, 40), (15, 13, 24), (4, 4, 300)])
+def test_pointwise_leaves_its_sums(height: int, width: int, outputs: int) -> None:
+    x, weight = random(2, height, width, 24), random(outputs, 24, seed=1)
+    found, partials = operations.pointwise_with_statistics(x, weight, None)
+    assert relative_difference(found, F.linear(x, weight)) < 1e-5
     torch.testing.assert_close(partials.sum(1), sums(found)[:, 0], rtol=1e-4, atol=1e-2)
 
 
-@pytest.mark.parametrize(("pixels", "patches", "dim"), [(4, 16, 64), (4, 15, 24), (1, 300, 40), (16, 1, 64)])
-def test_context(pixels: int, patches: int, dim: int) -> None:
-    tokens, query = random(2, pixels, patches, dim) + 1, random(dim, seed=1, scale=3.0)
-    normal = standardise(tokens)
+@pytest.mark.parametrize("step", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("height", "width", "channels", "side", "stride", "dilation"),
+    [(8, 8, 16, 3, 1, 1), (9, 7, 24, 3, 2, 1), (10, 6, 40, 3, 1, 2), (5, 5, 16, 3, 1, 4), (1, 2, 16, 3, 2, 1), (6, 7, 72, 5, 1, 1)],
+)
+def test_depthwise(height: int, width: int, channels: int, side: int, stride: int, dilation: int, step: int) -> None:
+    x, filters, bias = random(3, channels, height, width), random(channels, 1, side, side, seed=1), random(channels, seed=2)
+    expected = F.silu(F.conv2d(x, filters, bias, stride=stride, padding=side // 2 * dilation, dilation=dilation, groups=channels))
+    found = operations.depthwise(
+        x.permute(0, 2, 3, 1).contiguous(),
+        filters.flatten(1).t().contiguous(),
+        bias,
+        stride=stride,
+        dilation=dilation,
+        activation="silu",
+        tile=Tile(16, step, 32, 4, 1),
+    )
+    assert relative_difference(found.permute(0, 3, 1, 2), expected) < 1e-5
+
+
+def patches_of(x: Tensor, side: int) -> Tensor:
+    """(B, H, W, D) -> (B, P, N, D)."""
+    return unfold_patches(x.permute(0, 3, 1, 2), side).permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize(("height", "width", "side", "dim"), [(8, 8, 2, 64), (6, 10, 2, 24), (20, 15, 1, 40), (8, 12, 4, 64)])
+def test_context(height: int, width: int, side: int, dim: int) -> None:
+    tokens, query = random(2, height, width, dim) + 1, random(dim, seed=1, scale=3.0)
+    normal = patches_of(standardise(tokens), side)
     scores = torch.softmax(normal @ query + 7.0, dim=-1)  # a shift falls out
     expected = (scores[..., None] * normal).sum(2)
-    assert relative_difference(operations.context(tokens, sums(tokens), query, eps=1e-5), expected) < 1e-5
+    assert relative_difference(operations.context(tokens, sums(tokens), query, patch_size=side, eps=1e-5), expected) < 1e-5
 
 
 @pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize(
-    ("pixels", "patches", "dim", "hidden"), [(4, 16, 64, 64), (4, 15, 24, 40), (1, 70, 40, 16), (16, 1, 16, 80)]
+    ("height", "width", "side", "dim", "hidden"), [(8, 8, 2, 64, 64), (6, 10, 2, 24, 40), (7, 10, 1, 40, 16), (4, 4, 4, 16, 80)]
 )
-def test_token_mlp(pixels: int, patches: int, dim: int, hidden: int, gated: bool) -> None:
-    tokens = random(2, pixels, patches, dim) + 0.5
-    first, shift, second, bias = (
-        random(hidden, dim, seed=1),
-        random(hidden, seed=2),
-        random(dim, hidden, seed=3),
-        random(dim, seed=4),
-    )
-    gate = random(2, pixels, hidden, seed=5) if gated else None
+def test_token_mlp(height: int, width: int, side: int, dim: int, hidden: int, gated: bool) -> None:
+    tokens = random(2, height, width, dim) + 0.5
+    first, shift = random(hidden, dim, seed=1), random(hidden, seed=2)
+    second, bias = random(dim, hidden, seed=3), random(dim, seed=4)
+    gate = random(2, side**2, hidden, seed=5) if gated else None
+    kind: Any = "relu" if gated else "silu"
     found, partials = operations.token_mlp(
-        tokens, sums(tokens), first, shift, second, bias, eps=1e-5, activation="relu" if gated else "silu", gate=gate
+        tokens, sums(tokens), first, shift, second, bias, eps=1e-5, activation=kind, gate=gate, patch_size=side
     )
-    middle = F.linear(standardise(tokens), first, shift)
-    middle = F.silu(middle) if gate is None else F.relu(middle) * gate[:, :, None]
+    middle = ACTIVATIONS[kind](F.linear(standardise(tokens), first, shift))
+    if gate is not None:
+        middle = middle * gate.unflatten(1, (side, side)).repeat(1, height // side, width // side, 1)
     expected = tokens + F.linear(middle, second, bias)
     assert relative_difference(found, expected) < 1e-5
     torch.testing.assert_close(partials.sum(1), sums(found)[:, 0], rtol=1e-4, atol=1e-1)

@@ -96,58 +96,47 @@ class _Product(nn.Module):
         self.bias = None if unit.bias is None else nn.Parameter(unit.bias.detach(), requires_grad=False)
 
 
-class _FilterProduct(nn.Module):
-    """A depthwise convolution with activation and the 1x1 convolution behind it."""
+class _Filter(nn.Module):
+    """A depthwise convolution with its activation."""
 
-    def __init__(self, filters: ConvNormAct, product: ConvNormAct) -> None:
+    def __init__(self, plain: ConvNormAct) -> None:
         super().__init__()
-        c = filters.convolution
+        c = plain.convolution
         assert c.bias is not None  # the folded norm's
         self.taps = nn.Parameter(c.weight.detach().flatten(1).t().contiguous(), requires_grad=False)  # (side^2, channels)
-        self.taps_bias = nn.Parameter(c.bias.detach(), requires_grad=False)
-        self.stride, self.dilation, self.kind = c.stride[0], c.dilation[0], _kind(filters.activation)
-        self.product = _Product(product.convolution)
+        self.bias = nn.Parameter(c.bias.detach(), requires_grad=False)
+        self.stride, self.dilation, self.kind = c.stride[0], c.dilation[0], _kind(plain.activation)
 
-    def forward(self, x: Tensor, *, residual: Tensor | None = None, patch_size: int = 0) -> tuple[Tensor, Tensor | None]:
-        """See operations.depthwise_pointwise."""
-        return operations.depthwise_pointwise(
-            x,
-            self.taps,
-            self.taps_bias,
-            self.product.weight,
-            self.product.bias,
-            stride=self.stride,
-            dilation=self.dilation,
-            activation=self.kind,
-            residual=residual,
-            patch_size=patch_size,
-        )
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H / stride, W / stride, C)."""
+        return operations.depthwise(x, self.taps, self.bias, stride=self.stride, dilation=self.dilation, activation=self.kind)
 
 
 class FusedInvertedResidual(nn.Module):
-    """Stands for an InvertedResidual: two kernels; the filtered map never leaves the chip."""
+    """Stands for an InvertedResidual: three kernels, each with all that follows its product."""
 
     def __init__(self, plain: InvertedResidual) -> None:
         super().__init__()
         self.use_residual = plain.use_residual
         self.expand = _Product(plain.expand_1x1.convolution)
         self.kind = _kind(plain.expand_1x1.activation)
-        self.filter_reduce = _FilterProduct(plain.conv_3x3, plain.reduce_1x1)
+        self.filter = _Filter(plain.conv_3x3)
+        self.reduce = _Product(plain.reduce_1x1.convolution)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), sides rounded up, channels_last."""
         rows = x.permute(0, 2, 3, 1).contiguous()
-        hidden = operations.pointwise(rows, self.expand.weight, self.expand.bias, activation=self.kind)
-        out, _ = self.filter_reduce(hidden, residual=rows if self.use_residual else None)
-        result: Tensor = out.permute(0, 3, 1, 2)
-        return result
+        hidden = self.filter(operations.pointwise(rows, self.expand.weight, self.expand.bias, activation=self.kind))
+        residual = rows if self.use_residual else None
+        return operations.pointwise(hidden, self.reduce.weight, self.reduce.bias, residual=residual).permute(0, 3, 1, 2)
 
 
 class FusedTransformerLayer(nn.Module):
     """Stands for a TransformerLayer: three kernels and one small product."""
 
-    def __init__(self, plain: TransformerLayer) -> None:
+    def __init__(self, plain: TransformerLayer, *, patch_size: int) -> None:
         super().__init__()
+        self.patch_size = patch_size
         attention = plain.attention
         assert isinstance(attention, FoldedAttention)
         self.eps = plain.layernorm_before.eps, plain.layernorm_after.eps
@@ -160,8 +149,8 @@ class FusedTransformerLayer(nn.Module):
         self.first, self.second = _Product(plain.ffn.conv1.convolution), _Product(plain.ffn.conv2.convolution)
 
     def forward(self, x: Tensor, partials: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, P, N, D) and their sums (B, tiles, 2) -> the same of the result."""
-        context = operations.context(x, partials, self.query, eps=self.eps[0])  # (B, P, D)
+        """(B, H, W, D) and their sums (B, tiles, 2) -> the same of the result."""
+        context = operations.context(x, partials, self.query, patch_size=self.patch_size, eps=self.eps[0])  # (B, P, D)
         gate = F.linear(context, self.key.weight, self.key.bias)
         x, partials = self._mlp(x, partials, self.value, self.out, eps=self.eps[0], activation="relu", gate=gate)
         return self._mlp(x, partials, self.first, self.second, eps=self.eps[1], activation=self.kind)
@@ -179,39 +168,30 @@ class FusedTransformerLayer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         assert first.bias is not None and second.bias is not None
         weights = first.weight, first.bias, second.weight, second.bias
-        return operations.token_mlp(x, partials, *weights, eps=eps, activation=activation, gate=gate)
+        return operations.token_mlp(x, partials, *weights, eps=eps, activation=activation, gate=gate, patch_size=self.patch_size)
 
 
 class FusedBlock(nn.Module):
-    """Stands for a MobileViTV2Block; tokens are written and read in their order, so unfolding and folding cost nothing."""
+    """Stands for a MobileViTV2Block; tokens stay where they are in the map, so unfolding and folding cost nothing."""
 
     def __init__(self, plain: MobileViTV2Block) -> None:
         super().__init__()
         self.patch_size = plain.patch_size
         self.eps = plain.layernorm.eps
         self.downsampling_layer = plain.downsampling_layer
-        self.unfold = _FilterProduct(plain.conv_kxk, plain.conv_1x1)
+        self.filter, self.product = _Filter(plain.conv_kxk), _Product(plain.conv_1x1.convolution)
         layers = [layer for layer in plain.transformer.layer if isinstance(layer, TransformerLayer)]
-        self.layers = nn.ModuleList(FusedTransformerLayer(layer) for layer in layers)
+        self.layers = nn.ModuleList(FusedTransformerLayer(layer, patch_size=plain.patch_size) for layer in layers)
         self.projection = _Product(plain.conv_projection.convolution)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), sides rounded up to whole patches, channels_last."""
         x = resize_to_patches(self.downsampling_layer(x), self.patch_size)  # (B, C, H, W)
-        size = (x.shape[-2], x.shape[-1])
-        tokens, partials = self.unfold(x.permute(0, 2, 3, 1).contiguous(), patch_size=self.patch_size)  # (B, P, N, D)
+        hidden = self.filter(x.permute(0, 2, 3, 1).contiguous())
+        tokens, partials = operations.pointwise_with_statistics(hidden, self.product.weight, self.product.bias)  # (B, H, W, D)
         for layer in self.layers:
             tokens, partials = layer(tokens, partials)
-        out = operations.pointwise(
-            tokens,
-            self.projection.weight,
-            self.projection.bias,
-            activation="none",
-            partials=partials,
-            eps=self.eps,
-            patch_size=self.patch_size,
-            size=size,
-        )
+        out = operations.pointwise(tokens, self.projection.weight, self.projection.bias, partials=partials, eps=self.eps)
         return out.permute(0, 3, 1, 2)
 
 

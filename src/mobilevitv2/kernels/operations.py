@@ -1,4 +1,4 @@
-"""Kernels as functions of tensors, with the choice of tiles. Feature maps are (B, H, W, C), tokens (B, P, N, D), both contiguous.
+"""Kernels as functions of tensors, on feature maps (B, H, W, C), contiguous.
 
 Bytes and operations in the docstrings are those of one launch, with e bytes an element; a GPU's time is at least bytes over
 bandwidth. Weights are small and stay in the cache; they are not counted.
@@ -6,25 +6,18 @@ bandwidth. Weights are small and stay in the cache; they are not counted.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+import functools
+from typing import Literal
 
 import torch
 import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
 from torch import Tensor
+from torch.nn import functional as F
 
 from mobilevitv2.kernels import triton_kernels
+from mobilevitv2.kernels.tiles import LIBRARY, Tile, depthwise_tile, mlp_tile, pointwise_tile, stem_tile
 
 Activation = Literal["none", "silu", "relu"]
-
-
-class Tile(NamedTuple):
-    """What one program works on: rows (pixels), channels in a step, output channels; and how the compiler lays it out."""
-
-    rows: int
-    step: int
-    outputs: int
-    warps: int
-    stages: int
 
 
 def stem(x: Tensor, weight: Tensor, bias: Tensor, *, stride: int, activation: Activation, tile: Tile | None = None) -> Tensor:
@@ -40,7 +33,7 @@ def stem(x: Tensor, weight: Tensor, bias: Tensor, *, stride: int, activation: Ac
     out_height, out_width = (height - 1) // stride + 1, (width - 1) // stride + 1
     out = torch.empty(batch, out_height, out_width, outputs, device=x.device, dtype=weight.dtype)
     pixels = out_height * out_width
-    tile = tile or Tile(128, _power(channels * side * side), _power(outputs), 4, 1)
+    tile = tile or stem_tile(channels * side * side, outputs)
     tiles = triton.cdiv(pixels, tile.rows)
     triton_kernels.stem_kernel[(batch * tiles,)](
         x,
@@ -68,50 +61,157 @@ def stem(x: Tensor, weight: Tensor, bias: Tensor, *, stride: int, activation: Ac
     return out
 
 
+def depthwise(
+    x: Tensor,
+    taps: Tensor,
+    bias: Tensor,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    activation: Activation,
+    tile: Tile | None = None,
+) -> Tensor:
+    """Depthwise convolution with its activation: (B, H, W, K) to (B, H', W', K). `taps` is (side^2, K).
+
+    Reads B H W K e (2 / tile.step of it once more, from the cache), writes B H' W' K e; 2 B H' W' K side^2 operations, no products
+    of matrices. Against convolution, then activation: two passes over the result less.
+    """
+    batch, height, width, channels = x.shape
+    side = round(taps.shape[0] ** 0.5)
+    out_height, out_width = (height - 1) // stride + 1, (width - 1) // stride + 1
+    out = torch.empty(batch, out_height, out_width, channels, device=x.device, dtype=x.dtype)
+    tile = tile or depthwise_tile(out_height, channels, stride)
+    strips = triton.cdiv(out_height, tile.step)
+    columns, blocks_c = batch * strips * out_width, triton.cdiv(channels, tile.outputs)
+    triton_kernels.depthwise_kernel[(triton.cdiv(columns, tile.rows) * blocks_c,)](
+        x,
+        taps,
+        bias,
+        out,
+        columns,
+        strips,
+        height,
+        width,
+        out_height,
+        out_width,
+        channels,
+        blocks_c,
+        SIDE=side,
+        STRIDE=stride,
+        DILATION=dilation,
+        ACTIVATION=activation,
+        ROWS=tile.step,
+        BLOCK_M=tile.rows,
+        BLOCK_C=tile.outputs,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+    return out
+
+
 def pointwise(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     *,
-    activation: Activation,
+    activation: Activation = "none",
+    residual: Tensor | None = None,
     partials: Tensor | None = None,
-    eps: float = 1e-5,
-    patch_size: int = 0,
-    size: tuple[int, int] | None = None,
+    eps: float = 0.0,
     tile: Tile | None = None,
 ) -> Tensor:
-    """1x1 convolution with activation: (B, H, W, K) to (B, H, W, N).
+    """1x1 convolution, activation, sum: (B, H, W, K) to (B, H, W, N). With `partials`, the sums of x, x is normalised on the way.
 
-    With `partials` and `patch_size`, from tokens (B, P, N, K) that are normalised on the way, to the map of `size` they make.
-
-    Reads B H W K e, writes B H W N e; 2 B H W K N operations. Against convolution, then activation: two passes over the result
-    less; from tokens, two passes over the input less for the norm and two for the order of the pixels.
+    Reads B H W K e and the residual, writes B H W N e; 2 B H W K N operations. Against the three one after another: two passes over
+    the result less for the activation, three less for the sum,
+    two over the input less for the norm.
     """
-    batch, height, width = (x.shape[0], *size) if size else x.shape[:3]
-    inputs, outputs = x.shape[-1], weight.shape[0]
-    pixels = height * width
-    out = torch.empty(batch, height, width, outputs, device=x.device, dtype=x.dtype)
-    tile = tile or pointwise_tile(pixels, inputs, outputs)
-    tiles, blocks_n = triton.cdiv(pixels, tile.rows), triton.cdiv(outputs, tile.outputs)
-    read_tiles = 1 if partials is None else partials.shape[1]
-    triton_kernels.pointwise_kernel[(batch * tiles * blocks_n,)](
+    if partials is not None:
+        return _pointwise(x, weight, bias, activation, residual, tile, within_pictures=True, partials=partials, eps=eps)[0]
+    inputs, outputs, rows = x.shape[-1], weight.shape[0], x.numel() // x.shape[-1]
+    tile = tile or pointwise_tile(inputs, outputs, activation=activation, residual=residual is not None, statistics=False)
+    if tile == LIBRARY:
+        return _library_pointwise(x, weight, bias, activation, residual)
+    if tile.programs == 0:
+        return _pointwise(x, weight, bias, activation, residual, tile)[0]
+    assert tile.step >= inputs, f"{tile} takes {tile.step} of {inputs} input channels in its one step"
+    out = torch.empty(*x.shape[:-1], outputs, device=x.device, dtype=x.dtype)
+    tiles, blocks_n = triton.cdiv(rows, tile.rows), triton.cdiv(outputs, tile.outputs)
+    programs = blocks_n * max(1, min(tiles, _multiprocessors(x.device) * tile.programs // blocks_n))
+    triton_kernels.resident_pointwise_kernel[(programs,)](
         x,
         weight,
         bias,
+        residual,
+        out,
+        rows,
+        inputs,
+        outputs,
+        tiles,
+        blocks_n,
+        programs,
+        BIAS=bias is not None,
+        RESIDUAL=residual is not None,
+        ACTIVATION=activation,
+        PRECISION=_precision(x),
+        BLOCK_M=tile.rows,
+        BLOCK_K=tile.step,
+        BLOCK_N=tile.outputs,
+        STAGES=tile.stages,
+        num_warps=tile.warps,
+    )
+    return out
+
+
+def pointwise_with_statistics(x: Tensor, weight: Tensor, bias: Tensor | None, *, tile: Tile | None = None) -> tuple[Tensor, Tensor]:
+    """1x1 convolution in front of a transformer: (B, H, W, K) to (B, H, W, N) and its sums (B, tiles, 2).
+
+    Bytes and operations of `pointwise`. The norm behind it has its sums without a pass over the map.
+    """
+    return _pointwise(x, weight, bias, "none", None, tile, within_pictures=True, statistics=True)
+
+
+def _pointwise(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: Activation,
+    residual: Tensor | None,
+    tile: Tile | None,
+    *,
+    within_pictures: bool = False,
+    statistics: bool = False,
+    partials: Tensor | None = None,
+    eps: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """The sums are empty without `statistics`; both they and `partials` want tiles within pictures."""
+    inputs, outputs = x.shape[-1], weight.shape[0]
+    tile = tile or pointwise_tile(inputs, outputs, activation=activation, residual=residual is not None, statistics=within_pictures)
+    parts = x.shape[0] if within_pictures else 1
+    rows = x.numel() // inputs // parts
+    out = torch.empty(*x.shape[:-1], outputs, device=x.device, dtype=x.dtype)
+    tiles, blocks_n = triton.cdiv(rows, tile.rows), triton.cdiv(outputs, tile.outputs)
+    written = torch.empty(parts, tiles * blocks_n if statistics else 0, 2, device=x.device, dtype=torch.float32)
+    read_tiles = 1 if partials is None else partials.shape[1]
+    triton_kernels.pointwise_kernel[(parts * tiles * blocks_n,)](
+        x,
+        weight,
+        bias,
+        residual,
         partials,
         out,
-        pixels,
-        width,
-        pixels // patch_size**2 if patch_size else 1,
+        written,
+        rows,
         inputs,
         outputs,
         tiles,
         blocks_n,
         read_tiles,
         eps,
-        PATCH=patch_size,
         NORM=partials is not None,
         BIAS=bias is not None,
+        RESIDUAL=residual is not None,
+        PARTIALS=statistics,
         ACTIVATION=activation,
         PRECISION=_precision(x),
         BLOCK_T=triton.next_power_of_2(read_tiles),
@@ -121,84 +221,29 @@ def pointwise(
         num_warps=tile.warps,
         num_stages=tile.stages,
     )
-    return out
+    return out, written
 
 
-def depthwise_pointwise(
-    x: Tensor,
-    taps: Tensor,
-    taps_bias: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    *,
-    stride: int = 1,
-    dilation: int = 1,
-    activation: Activation,
-    residual: Tensor | None = None,
-    patch_size: int = 0,
-    tile: Tile | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """Depthwise convolution, activation, 1x1 convolution, sum: (B, H, W, K) to (B, H', W', N). `taps` is (side^2, K).
-
-    With `patch_size` the result is tokens (B, P, patches, N), and `partials` (B, tiles, 2) comes with them.
-
-    Reads B H W K e (each pixel up to side^2 times, from the cache) and the residual, writes B H' W' N e; 2 B H' W' K (side^2 + N)
-    operations. Against depthwise convolution, activation and 1x1 convolution one after another: four passes over the K channels of
-    the middle less, and two over the result where it is summed. For the first inverted residual at width 1.0 and 256 px 4.2 MB a
-    picture for 10.5 (or 6.3 where the compiler fuses the activation into the depthwise kernel).
-    """
-    batch, height, width, channels = x.shape
-    outputs, side = weight.shape[0], round(taps.shape[0] ** 0.5)
-    out_height, out_width = (height - 1) // stride + 1, (width - 1) // stride + 1
-    pixels = out_height * out_width
-    shape = (batch, patch_size**2, pixels // patch_size**2, outputs) if patch_size else (batch, out_height, out_width, outputs)
-    out = torch.empty(shape, device=x.device, dtype=x.dtype)
-    tile = tile or depthwise_tile(pixels, channels, outputs)
-    tiles, blocks_n = triton.cdiv(pixels, tile.rows), triton.cdiv(outputs, tile.outputs)
-    partials = torch.empty(batch, tiles * blocks_n, 2, device=x.device, dtype=torch.float32) if patch_size else None
-    triton_kernels.depthwise_pointwise_kernel[(batch * tiles * blocks_n,)](
-        x,
-        taps,
-        taps_bias,
-        weight,
-        bias,
-        residual,
-        out,
-        partials,
-        height,
-        width,
-        out_width,
-        pixels,
-        pixels // patch_size**2 if patch_size else 1,
-        channels,
-        outputs,
-        tiles,
-        blocks_n,
-        SIDE=side,
-        STRIDE=stride,
-        DILATION=dilation,
-        PATCH=patch_size,
-        BIAS=bias is not None,
-        RESIDUAL=residual is not None,
-        PARTIALS=partials is not None,
-        ACTIVATION=activation,
-        PRECISION=_precision(x),
-        BLOCK_M=tile.rows,
-        BLOCK_K=tile.step,
-        BLOCK_N=tile.outputs,
-        num_warps=tile.warps,
-        num_stages=tile.stages,
-    )
-    return out, partials
+def _library_pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation, residual: Tensor | None) -> Tensor:
+    out = F.linear(x, weight, bias)
+    if activation == "silu":
+        F.silu(out, inplace=True)
+    elif activation == "relu":
+        F.relu(out, inplace=True)
+    return out if residual is None else out.add_(residual)
 
 
-def context(x: Tensor, partials: Tensor, query: Tensor, *, eps: float) -> Tensor:
-    """Sum of normalised tokens, weighted with the softmax of their scores: (B, P, N, D) to (B, P, D). `query` is (D,).
+def context(x: Tensor, partials: Tensor, query: Tensor, *, patch_size: int, eps: float) -> Tensor:
+    """Sum of normalised tokens, weighted with the softmax of their scores: (B, H, W, D) to (B, P, D). `query` is (D,).
 
-    One pass with a running maximum: reads B P N D e, writes next to nothing; 4 B P N D operations. Against norm, scores, softmax
+    Each of the P pixels of a patch has a softmax of its own, over all patches; H and W are whole numbers of patches.
+
+    One pass with a running maximum: reads B H W D e, writes next to nothing; 4 B H W D operations. Against norm, scores, softmax
     and sum: reads the tokens once instead of three times, and writes them not at all instead of once.
     """
-    batch, pixels, patches, dim = x.shape
+    batch, height, width, dim = x.shape
+    pixels = patch_size**2
+    patches = height * width // pixels
     out = torch.empty(batch, pixels, dim, device=x.device, dtype=x.dtype)
     block_d = triton.next_power_of_2(dim)
     triton_kernels.context_kernel[(batch * pixels,)](
@@ -207,10 +252,11 @@ def context(x: Tensor, partials: Tensor, query: Tensor, *, eps: float) -> Tensor
         partials,
         out,
         patches,
-        pixels,
+        width,
         dim,
         partials.shape[1],
         eps,
+        PATCH=patch_size,
         BLOCK_T=triton.next_power_of_2(partials.shape[1]),
         BLOCK_M=max(16, min(triton.next_power_of_2(patches), 8192 // block_d)),
         BLOCK_D=block_d,
@@ -230,19 +276,20 @@ def token_mlp(
     eps: float,
     activation: Activation,
     gate: Tensor | None = None,
+    patch_size: int = 1,
     tile: Tile | None = None,
 ) -> tuple[Tensor, Tensor]:
     """x + W2 (gate * activation(W1 norm(x) + b1)) + b2 and its `partials`: both halves of a transformer layer have this form.
 
     The feed-forward part has no gate; of attention W1 are the value rows, the activation is ReLU, the gate (B, P, D) the projected
-    context and W2 the output projection.
+    context, a row for each pixel of a patch, and W2 the output projection.
 
-    Reads B P N D e, writes the same; 4 B P N D hidden operations. Against norm, two convolutions, activation, gate and sum one
+    Reads B H W D e, writes the same; 4 B H W D hidden operations. Against norm, two convolutions, activation, gate and sum one
     after another: two passes instead of twelve (five where the compiler fuses all that is no product).
     """
-    batch, pixels, patches, dim = x.shape
-    hidden, rows = first_weight.shape[0], pixels * patches
-    tile = tile or mlp_tile(rows, dim)
+    batch, height, width, dim = x.shape
+    hidden, rows = first_weight.shape[0], height * width
+    tile = tile or mlp_tile(dim, hidden, gated=gate is not None)
     tiles = triton.cdiv(rows, tile.rows)
     out = torch.empty_like(x)
     written = torch.empty(batch, tiles, 2, device=x.device, dtype=torch.float32)
@@ -257,13 +304,13 @@ def token_mlp(
         out,
         written,
         rows,
-        patches,
-        pixels,
+        width,
         dim,
         hidden,
         tiles,
         partials.shape[1],
         eps,
+        PATCH=patch_size,
         GATED=gate is not None,
         ACTIVATION=activation,
         PRECISION=_precision(x),
@@ -282,25 +329,6 @@ def _precision(x: Tensor) -> str:
     return "ieee" if x.dtype == torch.float32 else "tf32"
 
 
-def _power(number: int) -> int:
-    """The next power of two, at least what a matrix unit takes."""
-    return max(16, int(triton.next_power_of_2(number)))
-
-
-def pointwise_tile(pixels: int, inputs: int, outputs: int) -> Tile:
-    """All output channels together where they fit, so that the input is read once."""
-    block = min(256, _power(outputs))
-    rows = 128 if pixels >= 1024 and block <= 128 else 64
-    return Tile(rows, min(64, _power(inputs)), block, 8 if rows * block >= 128 * 128 else 4, 3)
-
-
-def depthwise_tile(pixels: int, channels: int, outputs: int) -> Tile:
-    """One stage: a pipeline would hold all taps of a step in shared memory and leave room for one program on a multiprocessor."""
-    block = min(256, _power(outputs))
-    return Tile(64, min(32, _power(channels)), block, 8 if block >= 256 else 4, 1)
-
-
-def mlp_tile(rows: int, dim: int) -> Tile:
-    """All channels of a token in one tile; the hidden channels in steps."""
-    block = _power(dim)
-    return Tile(64 if block <= 256 else 32, 64 if block <= 64 else 32, block, 4 if block <= 64 else 8, 2 if block <= 256 else 1)
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2

@@ -1,19 +1,18 @@
 """The kernels themselves; operations.py calls them.
 
-Letters: B pictures, pixels of one picture H * W, K channels in, N channels out. Feature maps are (B, H, W, channels), tokens
-(B, P, patches, D) with the P pixels of a patch apart. A program handles one tile of pixels of one picture, all its output channels
-where they fit, and loops over input channels. Products run on the matrix units with float32 sums; everything between two products
-stays in float32.
+Letters: B pictures, pixels of one picture H * W, K channels in, N channels out, D channels of a token. All maps are
+(B, H, W, channels), those of the transformers too: which patch and which pixel of a patch a token is, its place says.
 
 Group normalisation of one group needs the mean and variance of a whole picture before any of its tokens can be used. Each kernel
 that writes tokens leaves the sum and the sum of squares of its tile in `partials` (B, tiles, 2); the kernels that read tokens add
-them up. So the statistics cost no pass over the tokens, and no atomics: equal input, equal bits.
+them up. So the statistics cost no pass over the tokens, and no atomics: equal input, equal bits. Products run on the matrix units
+with float32 sums; everything between two products stays in float32.
 """
 
 # Capitals mark what is known when a kernel is compiled, as in Triton's own examples. Other arguments have no types: torch.compile
 # copies a kernel's text to where no names but Triton's are known.
 # ruff: noqa: N803, ANN001, ANN201, ANN202
-# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, assignment"
 
 from __future__ import annotations
 
@@ -39,14 +38,6 @@ def _mean_and_scale(partials, picture, tiles, count, eps, BLOCK_T: tl.constexpr)
     mean = total / count
     variance = tl.maximum(squares / count - mean * mean, 0.0)
     return mean, 1.0 / tl.sqrt(variance + eps)
-
-
-@triton.jit
-def _token_row(pixel, width, patches, PATCH: tl.constexpr):
-    """Where a pixel of the map lies among its picture's tokens (P, patches)."""
-    y = pixel // width
-    x = pixel % width
-    return (y % PATCH * PATCH + x % PATCH) * patches + y // PATCH * (width // PATCH) + x // PATCH
 
 
 @triton.jit
@@ -98,24 +89,118 @@ def stem_kernel(
 
 
 @triton.jit
+def depthwise_kernel(
+    x,
+    taps,
+    bias,
+    out,
+    columns,
+    strips,
+    in_height,
+    in_width,
+    out_height,
+    out_width,
+    channels,
+    blocks_c,
+    SIDE: tl.constexpr,
+    STRIDE: tl.constexpr,
+    DILATION: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """operations.depthwise: a program makes BLOCK_M columns, ROWS pixels high; columns of all pictures are numbered through.
+
+    The text loads each pixel for every result it is part of; the compiler keeps one load of each and no store stands between them,
+    so all loads of a program are under way together.
+    """
+    program = tl.program_id(0)
+    column = program // blocks_c * BLOCK_M + tl.arange(0, BLOCK_M)
+    c = program % blocks_c * BLOCK_C + tl.arange(0, BLOCK_C)
+    known = (column < columns)[:, None] & (c < channels)[None, :]
+    picture = (column // (strips * out_width)).to(tl.int64)
+    first = column // out_width % strips * ROWS
+    y = first * STRIDE - SIDE // 2 * DILATION
+    left = column % out_width * STRIDE - SIDE // 2 * DILATION
+    source = x + ((picture * in_height + y) * in_width + left)[:, None] * channels + c[None, :]
+    shift = tl.load(bias + c, mask=c < channels, other=0.0).to(tl.float32)
+    results = ()
+    for row in tl.static_range(ROWS):
+        result = tl.zeros((BLOCK_M, BLOCK_C), dtype=tl.float32) + shift[None, :]
+        for tap in tl.static_range(SIDE * SIDE):
+            down = row * STRIDE + tap // SIDE * DILATION
+            right = tap % SIDE * DILATION
+            inside = (y + down >= 0) & (y + down < in_height) & (left + right >= 0) & (left + right < in_width)
+            values = tl.load(source + (down * in_width + right) * channels, mask=inside[:, None] & known, other=0.0)
+            factors = tl.load(taps + tap * channels + c, mask=c < channels, other=0.0)
+            result += values.to(tl.float32) * factors.to(tl.float32)[None, :]
+        results = results + (_activate(result, ACTIVATION),)  # noqa: RUF005
+    target = out + ((picture * out_height + first) * out_width + column % out_width)[:, None] * channels + c[None, :]
+    for row in tl.static_range(ROWS):
+        mask = known & (first + row < out_height)[:, None]
+        tl.store(target + row * out_width * channels, results[row].to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _shift(bias, n, out_channels, BIAS: tl.constexpr, BLOCK_N: tl.constexpr):
+    shift = tl.zeros((BLOCK_N,), dtype=tl.float32)
+    if BIAS:
+        shift = tl.load(bias + n, mask=n < out_channels, other=0.0).to(tl.float32)
+    return shift
+
+
+@triton.jit
+def _write(
+    result,
+    shift,
+    residual,
+    out,
+    partials,
+    number,
+    picture,
+    row,
+    rows,
+    n,
+    out_channels,
+    RESIDUAL: tl.constexpr,
+    PARTIALS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+):
+    """What follows the product of a tile, and its statistics as entry `number` of the partials."""
+    result = _activate(result + shift[None, :], ACTIVATION)
+    mask = (row < rows)[:, None] & (n < out_channels)[None, :]
+    place = (picture * rows + row)[:, None] * out_channels + n[None, :]
+    if RESIDUAL:
+        result += tl.load(residual + place, mask=mask, other=0.0).to(tl.float32)
+    written = result.to(out.dtype.element_ty)
+    tl.store(out + place, written, mask=mask)
+    if PARTIALS:
+        kept = tl.where(mask, written.to(tl.float32), 0.0)
+        tl.store(partials + number.to(tl.int64) * 2, tl.sum(kept))
+        tl.store(partials + number.to(tl.int64) * 2 + 1, tl.sum(kept * kept))
+
+
+@triton.jit
 def pointwise_kernel(
     x,
     weight,
     bias,
-    partials,
+    residual,
+    read_partials,
     out,
-    pixels,
-    width,
-    patches,
+    partials,
+    rows,
     in_channels,
     out_channels,
     tiles,
     blocks_n,
     read_tiles,
     eps,
-    PATCH: tl.constexpr,
     NORM: tl.constexpr,
     BIAS: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    PARTIALS: tl.constexpr,
     ACTIVATION: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_T: tl.constexpr,
@@ -123,107 +208,62 @@ def pointwise_kernel(
     BLOCK_K: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """operations.pointwise: a matrix product with what lies around it."""
+    """operations.pointwise, one program a tile, the input channels in steps."""
     program = tl.program_id(0)
-    tile = program // blocks_n
-    picture = (tile // tiles).to(tl.int64)
-    pixel = tile % tiles * BLOCK_M + tl.arange(0, BLOCK_M)
+    picture = (program // blocks_n // tiles).to(tl.int64)
+    row = program // blocks_n % tiles * BLOCK_M + tl.arange(0, BLOCK_M)
     n = program % blocks_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    row = pixel
-    if PATCH > 0:
-        row = _token_row(pixel, width, patches, PATCH)
     if NORM:
-        mean, scale = _mean_and_scale(partials, picture, read_tiles, pixels * 1.0 * in_channels, eps, BLOCK_T)
-    source = x + picture * pixels * in_channels + row[:, None] * in_channels
+        mean, scale = _mean_and_scale(read_partials, picture, read_tiles, rows * 1.0 * in_channels, eps, BLOCK_T)
+    source = x + (picture * rows + row)[:, None] * in_channels
     result = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for first in range(0, in_channels, BLOCK_K):
         k = first + tl.arange(0, BLOCK_K)
-        inputs = tl.load(source + k[None, :], mask=(pixel < pixels)[:, None] & (k < in_channels)[None, :], other=0.0)
+        inputs = tl.load(source + k[None, :], mask=(row < rows)[:, None] & (k < in_channels)[None, :], other=0.0)
         inside = (n < out_channels)[None, :] & (k < in_channels)[:, None]
         filters = tl.load(weight + n[None, :] * in_channels + k[:, None], mask=inside, other=0.0)
         if NORM:
             inputs = ((inputs.to(tl.float32) - mean) * scale).to(filters.dtype)
         result = tl.dot(inputs, filters, acc=result, input_precision=PRECISION)
-    if BIAS:
-        result += tl.load(bias + n, mask=n < out_channels, other=0.0).to(tl.float32)[None, :]
-    result = _activate(result, ACTIVATION)
-    target = out + picture * pixels * out_channels + pixel[:, None] * out_channels + n[None, :]
-    tl.store(target, result.to(out.dtype.element_ty), mask=(pixel < pixels)[:, None] & (n < out_channels)[None, :])
+    shift = _shift(bias, n, out_channels, BIAS, BLOCK_N)
+    _write(result, shift, residual, out, partials, program, picture, row, rows, n, out_channels, RESIDUAL, PARTIALS, ACTIVATION)
 
 
 @triton.jit
-def depthwise_pointwise_kernel(
+def resident_pointwise_kernel(
     x,
-    taps,
-    taps_bias,
     weight,
     bias,
     residual,
     out,
-    partials,
-    in_height,
-    in_width,
-    out_width,
-    out_pixels,
-    patches,
-    channels,
+    rows,
+    in_channels,
     out_channels,
     tiles,
     blocks_n,
-    SIDE: tl.constexpr,
-    STRIDE: tl.constexpr,
-    DILATION: tl.constexpr,
-    PATCH: tl.constexpr,
+    programs,
     BIAS: tl.constexpr,
     RESIDUAL: tl.constexpr,
-    PARTIALS: tl.constexpr,
     ACTIVATION: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    """operations.depthwise_pointwise: filters a block of channels, then adds its product to the result."""
+    """operations.pointwise with all input channels in one step: a program keeps its weights and goes through many tiles."""
     program = tl.program_id(0)
-    tile = program // blocks_n
-    picture = (tile // tiles).to(tl.int64)
-    pixel = tile % tiles * BLOCK_M + tl.arange(0, BLOCK_M)
     n = program % blocks_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    valid = pixel < out_pixels
-    y = pixel // out_width * STRIDE - SIDE // 2 * DILATION
-    column = pixel % out_width * STRIDE - SIDE // 2 * DILATION
-    source = x + picture * in_height * in_width * channels
-    result = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    for first in range(0, channels, BLOCK_K):
-        k = first + tl.arange(0, BLOCK_K)
-        known = k < channels
-        filtered = tl.zeros((BLOCK_M, BLOCK_K), dtype=tl.float32)
-        for tap in tl.static_range(SIDE * SIDE):
-            tap_y = y + tap // SIDE * DILATION
-            tap_x = column + tap % SIDE * DILATION
-            inside = valid & (tap_y >= 0) & (tap_y < in_height) & (tap_x >= 0) & (tap_x < in_width)
-            place = (tap_y * in_width + tap_x) * channels
-            values = tl.load(source + place[:, None] + k[None, :], mask=inside[:, None] & known[None, :], other=0.0)
-            factors = tl.load(taps + tap * channels + k, mask=known, other=0.0)
-            filtered += values.to(tl.float32) * factors.to(tl.float32)[None, :]
-        filtered = _activate(filtered + tl.load(taps_bias + k, mask=known, other=0.0).to(tl.float32)[None, :], ACTIVATION)
-        filters = tl.load(weight + n[None, :] * channels + k[:, None], mask=(n < out_channels)[None, :] & known[:, None], other=0.0)
-        result = tl.dot(filtered.to(filters.dtype), filters, acc=result, input_precision=PRECISION)
-    if BIAS:
-        result += tl.load(bias + n, mask=n < out_channels, other=0.0).to(tl.float32)[None, :]
-    mask = valid[:, None] & (n < out_channels)[None, :]
-    start = picture * out_pixels * out_channels
-    if RESIDUAL:
-        result += tl.load(residual + start + pixel[:, None] * out_channels + n[None, :], mask=mask, other=0.0).to(tl.float32)
-    row = pixel
-    if PATCH > 0:
-        row = _token_row(pixel, out_width, patches, PATCH)
-    written = result.to(out.dtype.element_ty)
-    tl.store(out + start + row[:, None] * out_channels + n[None, :], written, mask=mask)
-    if PARTIALS:
-        kept = tl.where(mask, written.to(tl.float32), 0.0)
-        tl.store(partials + program.to(tl.int64) * 2, tl.sum(kept))
-        tl.store(partials + program.to(tl.int64) * 2 + 1, tl.sum(kept * kept))
+    k = tl.arange(0, BLOCK_K)
+    inside = (n < out_channels)[None, :] & (k < in_channels)[:, None]
+    filters = tl.load(weight + n[None, :] * in_channels + k[:, None], mask=inside, other=0.0)
+    shift = _shift(bias, n, out_channels, BIAS, BLOCK_N)
+    for tile in tl.range(program // blocks_n, tiles, programs // blocks_n, num_stages=STAGES):
+        row = (tile * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
+        source = x + row[:, None] * in_channels + k[None, :]
+        inputs = tl.load(source, mask=(row < rows)[:, None] & (k < in_channels)[None, :], other=0.0)
+        result = tl.dot(inputs, filters, input_precision=PRECISION)
+        _write(result, shift, residual, out, out, tile, 0, row, rows, n, out_channels, RESIDUAL, False, ACTIVATION)
 
 
 @triton.jit
@@ -233,30 +273,34 @@ def context_kernel(
     partials,
     out,
     patches,
-    pixels_of_patch,
+    width,
     dim,
     read_tiles,
     eps,
+    PATCH: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     """operations.context: softmax with a running maximum; one program for a pixel of the patch of a picture."""
     program = tl.program_id(0)
-    picture = (program // pixels_of_patch).to(tl.int64)
+    picture = (program // (PATCH * PATCH)).to(tl.int64)
+    pixel = program % (PATCH * PATCH)
     d = tl.arange(0, BLOCK_D)
-    count = pixels_of_patch * 1.0 * patches * dim
+    count = PATCH * PATCH * 1.0 * patches * dim
     mean, scale = _mean_and_scale(partials, picture, read_tiles, count, eps, BLOCK_T)
     # Of the score only what differs between tokens counts: softmax drops the query's bias and the mean's share.
     rows = tl.load(query + d, mask=d < dim, other=0.0).to(tl.float32) * scale
-    source = x + program.to(tl.int64) * patches * dim
+    source = x + picture * PATCH * PATCH * patches * dim
     largest = tl.full((), float("-inf"), dtype=tl.float32)
     weights = tl.zeros((), dtype=tl.float32)
     total = tl.zeros((BLOCK_D,), dtype=tl.float32)
     for first in range(0, patches, BLOCK_M):
         m = first + tl.arange(0, BLOCK_M)
         mask = (m < patches)[:, None] & (d < dim)[None, :]
-        tokens = tl.load(source + m[:, None] * dim + d[None, :], mask=mask, other=0.0).to(tl.float32)
+        y = m // (width // PATCH) * PATCH + pixel // PATCH
+        place = y * width + m % (width // PATCH) * PATCH + pixel % PATCH
+        tokens = tl.load(source + place[:, None] * dim + d[None, :], mask=mask, other=0.0).to(tl.float32)
         score = tl.where(m < patches, tl.sum(tokens * rows[None, :], axis=1), float("-inf"))
         new_largest = tl.maximum(largest, tl.max(score, axis=0))
         fade = tl.exp(largest - new_largest)
@@ -280,13 +324,13 @@ def token_mlp_kernel(
     out,
     partials,
     rows,
-    patches,
-    pixels_of_patch,
+    width,
     dim,
     hidden,
     tiles,
     read_tiles,
     eps,
+    PATCH: tl.constexpr,
     GATED: tl.constexpr,
     ACTIVATION: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -313,7 +357,8 @@ def token_mlp_kernel(
         middle = tl.dot(normal, into, input_precision=PRECISION)
         middle = _activate(middle + tl.load(first_bias + h, mask=h < hidden, other=0.0).to(tl.float32)[None, :], ACTIVATION)
         if GATED:
-            source = gate + (picture * pixels_of_patch + row // patches)[:, None] * hidden + h[None, :]
+            pixel = row // width % PATCH * PATCH + row % width % PATCH
+            source = gate + (picture * PATCH * PATCH + pixel)[:, None] * hidden + h[None, :]
             middle = middle * tl.load(source, mask=(row < rows)[:, None] & (h < hidden)[None, :], other=0.0).to(tl.float32)
         inside = (h < hidden)[:, None] & (d < dim)[None, :]
         outof = tl.load(second_weight + d[None, :] * hidden + h[:, None], mask=inside, other=0.0)  # (hidden, D)
