@@ -1,7 +1,8 @@
 """Inference on one NVIDIA GPU: every form of the model beside transformers and timm, and every kernel beside cuDNN, in one run.
 
     PYTHONPATH=src python benchmarks/inference_gpu.py --json out.json            # about two minutes, compilation included
-    PYTHONPATH=src python benchmarks/inference_gpu.py --only kernels --tune      # tiles of the kernels, no models
+    PYTHONPATH=src python benchmarks/inference_gpu.py --tune --json out.json     # tiles of the kernels first, used by the models
+    PYTHONPATH=src python benchmarks/inference_gpu.py --only kernels --rows stage2
     PYTHONPATH=src python benchmarks/inference_gpu.py --only models --rows kernels,folded
 
 All models have the same weights. A row that fails says why and the others go on; a row that would start after --budget seconds is
@@ -12,22 +13,25 @@ error in bfloat16 stands beside them.
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import copy
 import json
+import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import kernel_cases
 import torch
-from same_weights import classifiers, relative_error
+from kernel_cases import DTYPE
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from mobilevitv2.kernels import tiles
 
 START = time.perf_counter()
-DTYPE = torch.bfloat16 if torch.cuda.is_available() else torch.float32  # Triton's interpreter knows no products of bfloat16
-ELEMENT = DTYPE.itemsize  # bytes
 
 
 def main() -> None:
@@ -35,11 +39,13 @@ def main() -> None:
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--graph-batches", default="1,16,32,64", help="batch sizes at which forms are recorded as CUDA graphs")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--budget", type=float, default=110.0, help="seconds after which no new row starts")
     parser.add_argument("--only", choices=["kernels", "models"], help="one half of the run")
     parser.add_argument("--rows", help="comma-separated starts of row names to run")
     parser.add_argument("--tune", action="store_true", help="try several tiles for each kernel")
+    parser.add_argument("--compile-budget", type=float, default=60.0, help="seconds for compiling tiles ahead")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--device", default="cuda")
     arguments = parser.parse_args()
@@ -54,10 +60,11 @@ def main() -> None:
         results["copy_gb_s"] = guarded(lambda: copy_bandwidth(arguments.device))
         print(f"copy, bytes read and written: {results['copy_gb_s']} GB/s")
         if arguments.only != "models":
-            results["kernels"] = kernel_table(arguments)
+            bandwidth = results["copy_gb_s"] if isinstance(results["copy_gb_s"], float) else 3000.0
+            results["kernels"] = guarded(lambda: kernel_table(arguments, bandwidth))
             save(results, arguments.json)
         if arguments.only != "kernels":
-            results["models"] = model_table(arguments)
+            results["models"] = guarded(lambda: model_table(arguments))
     save(results, arguments.json)
 
 
@@ -90,6 +97,11 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
+def relative_error(found: Tensor, exact: Tensor) -> float:
+    """Largest difference over the largest value."""
+    return ((found.float() - exact).abs().max() / exact.abs().max()).item()
+
+
 def milliseconds(run: Callable[[], Any], *, repeats: int = 20) -> float:
     """Median time on the device; a write of 256 MB before each run takes earlier results out of the cache."""
     run()
@@ -120,210 +132,94 @@ def copy_bandwidth(device: str) -> float:
 # ---- kernels ----------------------------------------------------------------------------------------------------------------
 
 
-def kernel_table(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    rows = []
-    print(f"\n{'kernel':34} {'ours ms':>8} {'GB/s':>6} {'torch ms':>9} {'GB/s':>6} {'times':>6} {'error':>8} {'torch':>8}")
-    for name, case in kernel_cases(arguments):
-        if elapsed() > arguments.budget or not wanted(name, arguments.rows):
-            continue
-        row = guarded(lambda case=case: measure_kernel(case, tune=arguments.tune))  # type: ignore[misc]
-        row = {"name": name, **row} if isinstance(row, dict) else {"name": name, "failed": row}
+def kernel_table(arguments: argparse.Namespace, bandwidth: float) -> dict[str, Any]:
+    """Every layer of the model by itself; with --tune the best tiles are used for the models below, too."""
+    listed = kernel_cases.layers(arguments.width, arguments.size, arguments.batch_size, arguments.device)
+    listed = [layer for layer in listed if arguments.only is None or wanted(layer.name, arguments.rows)]
+    if arguments.tune:
+        print(f"compiled ahead: {guarded(lambda: compile_tiles(listed, arguments))}, {elapsed():.0f} s", flush=True)
+    rows: list[dict[str, Any]] = []
+    print(f"\n{'layer':24} {'limit':>7} {'ours ms':>8} {'of it':>5} {'torch':>8} {'error':>8} {'torch':>8}")
+    for layer in listed:
+        if elapsed() > arguments.budget:
+            break
+        row = guarded(lambda layer=layer: measure_kernel(layer, arguments, bandwidth))  # type: ignore[misc]
+        row = {"name": layer.name, "count": layer.count, **(row if isinstance(row, dict) else {"failed": row})}
         rows.append(row)
         if "failed" in row:
-            print(f"{name:34} {row['failed']}")
+            print(f"{layer.name:24} {row['failed']}", flush=True)
             continue
+        share = 100 * row["limit_ms"] / row["ms"]
+        tuned = f"{row['best']}, by rule {row['ms_rule']}" if "best" in row else ""
         print(
-            f"{name:34} {row['ms']:8.4f} {row['gb_s']:6.0f} {row['torch_ms']:9.4f} {row['torch_gb_s']:6.0f} "
-            f"{row['torch_ms'] / row['ms']:6.2f} {row['error']:8.1e} {row['torch_error']:8.1e}  {row.get('tile', '')}",
+            f"{layer.name:24} {row['limit_ms']:7.4f} {row['ms']:8.4f} {share:4.0f}% {row['torch_ms']:8.4f} "
+            f"{row['error']:8.1e} {row['torch_error']:8.1e}  {tuned}",
             flush=True,
         )
-        for tile, ms in row.get("tiles", {}).items():
-            print(f"    {tile:60} {ms if isinstance(ms, str) else round(ms, 4)}")
-    return rows
+    done = [row for row in rows if "failed" not in row]
+    totals = {name: round(sum(row[name] * row["count"] for row in done), 3) for name in ("limit_ms", "ms", "torch_ms")}
+    print(f"all layers: {totals}; {elapsed():.0f} s")
+    return {"rows": rows, "totals": totals, "tiles": [[*key, *tile] for key, tile in tiles.TILES.items()]}
 
 
 def wanted(name: str, rows: str | None) -> bool:
     return rows is None or any(name.startswith(row.strip()) for row in rows.split(","))
 
 
-def measure_kernel(case: dict[str, Any], *, tune: bool) -> dict[str, Any]:
+def measure_kernel(layer: kernel_cases.Layer, arguments: argparse.Namespace, bandwidth: float) -> dict[str, Any]:
     """Time of ours and of torch's operations one after another, both against float32 of the same inputs."""
-    inputs = [x.to(DTYPE) if x is not None else None for x in case["inputs"]]
-    exact_inputs = [x.float() if x is not None else None for x in inputs]
-    exact = case["torch"](*exact_inputs).float()
-    ours, theirs = case["ours"](*inputs), case["torch"](*inputs)
-    row: dict[str, Any] = {"error": relative_error(ours, exact), "torch_error": relative_error(theirs, exact)}
-    del ours, theirs, exact, exact_inputs
-    times: dict[str, Any] = {}
-    if tune:
-        for tile in case["tiles"]:
-            times[str(tuple(tile))] = guarded(lambda tile=tile: milliseconds(lambda: case["ours"](*inputs, tile=tile), repeats=7))  # type: ignore[misc]
-    ms = milliseconds(lambda: case["ours"](*inputs))
-    torch_ms = milliseconds(lambda: case["torch"](*inputs))
-    row |= {"ms": ms, "gb_s": case["bytes"] / ms / 1e6, "torch_ms": torch_ms, "torch_gb_s": case["bytes"] / torch_ms / 1e6}
-    if times:
-        row["tiles"] = times
-        measured = {tile: t for tile, t in times.items() if not isinstance(t, str)}
-        row["tile"] = "best " + min(measured, key=measured.__getitem__) if measured else ""
+    case = kernel_cases.build_case(layer)
+    inputs = case.inputs
+    exact = case.torch(*(None if x is None else x.float() for x in inputs)).float()
+    row: dict[str, Any] = {"torch_error": relative_error(case.torch(*inputs), exact)}
+    torch_ms = milliseconds(lambda: case.torch(*inputs), repeats=7)
+    row |= {"bytes": case.bytes, "limit_ms": case.bytes / bandwidth / 1e6, "torch_ms": torch_ms, "ms_rule": None}
+    if arguments.tune and case.tiles:
+        row |= tune(case, inputs, torch_ms)
+    row |= {"error": relative_error(case.ours(*inputs), exact), "ms": milliseconds(lambda: case.ours(*inputs))}
     return row
 
 
-def kernel_cases(arguments: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
-    from mobilevitv2 import MobileViTV2Config
-
-    config = MobileViTV2Config(width_multiplier=arguments.width)
-    c, dims, side = config.stage_channels, config.attn_dims, arguments.size // 2
-    cases = [("stem", stem_case(arguments, c[0]))]
-    maps = [("stage1", c[0], c[1], side, 1), ("stage2.0", c[1], c[2], side, 2), ("stage2.1", c[2], c[2], side // 2, 1)]
-    maps += [(f"stage{i}.0", c[i - 1], c[i], side >> (i - 2), 2) for i in (3, 4, 5)]
-    for name, inputs, outputs, height, stride in maps:
-        cases.append((f"pointwise {name} expand", pointwise_case(arguments, inputs, 2 * inputs, height)))
-        cases.append((f"depthwise {name}", depthwise_case(arguments, 2 * inputs, outputs, height, stride)))
-    for stage, dim in zip((3, 4, 5), dims, strict=True):
-        height = side >> (stage - 1)
-        cases.append((f"depthwise stage{stage} block", depthwise_case(arguments, c[stage], dim, height, 1)))
-        cases.append((f"context stage{stage}", context_case(arguments, dim, height)))
-        cases.append((f"mlp stage{stage} ffn", mlp_case(arguments, dim, config.ffn_dims[stage - 3], height, gated=False)))
-        cases.append((f"mlp stage{stage} attention", mlp_case(arguments, dim, dim, height, gated=True)))
-    return cases
+def tune(case: kernel_cases.Case, inputs: list[Tensor | None], torch_ms: float) -> dict[str, Any]:
+    """The time with each tile; the best goes into the table the operations look at, for the first layer of its sizes."""
+    rule = guarded(lambda: round(milliseconds(lambda: case.ours(*inputs), repeats=7), 4))
+    times: dict[tuple[int, ...], Any] = {}
+    for tile in case.tiles:
+        times[tuple(tile)] = guarded(lambda tile=tile: milliseconds(lambda: case.ours(*inputs, tile=tile), repeats=7))  # type: ignore[misc]
+    measured = {tile: ms for tile, ms in times.items() if not isinstance(ms, str)}
+    found: dict[str, Any] = {"ms_rule": rule, "tiles": {str(tile): ms for tile, ms in times.items()}}
+    if measured:
+        best = min(measured, key=measured.__getitem__)
+        use = tiles.LIBRARY if case.library and torch_ms < 0.97 * measured[best] else tiles.Tile(*best)
+        tiles.TILES.setdefault(case.key, use)
+        found["best"] = str(best) if use != tiles.LIBRARY else "library"
+    return found
 
 
-def random(arguments: argparse.Namespace, *shape: int, scale: float = 1.0) -> Tensor:
-    return scale * torch.randn(*shape, device=arguments.device, dtype=DTYPE)
+def compile_tiles(listed: list[kernel_cases.Layer], arguments: argparse.Namespace) -> str:
+    """Compile in as many processes as there are cores, into Triton's cache on disk, where this process finds it."""
+    jobs: dict[tuple[Any, ...], tuple[kernel_cases.Layer, tiles.Tile]] = {}
+    for layer in listed:
+        small = layer._replace(arguments={**layer.arguments, "batch": 16})
+        case = kernel_cases.build_case(small)
+        for tile in case.tiles:
+            jobs.setdefault((*case.compile_key, *tile[:5], bool(tile.programs)), (small, tile))
+    todo = list(jobs.values())
+    context = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(min(16, os.cpu_count() or 1), mp_context=context)
+    try:
+        failed = [error for error in pool.map(compile_tile, todo, timeout=arguments.compile_budget) if error]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    return f"{len(todo)} kernels, {len(failed)} failed {failed[:2]}"
 
 
-def stem_case(a: argparse.Namespace, outputs: int) -> dict[str, Any]:
-    from mobilevitv2.kernels import operations
-    from mobilevitv2.kernels.operations import Tile
-
-    def ours(x: Tensor, weight: Tensor, bias: Tensor, tile: Tile | None = None) -> Tensor:
-        return operations.stem(x, weight.flatten(1), bias, stride=2, activation="silu", tile=tile).permute(0, 3, 1, 2)
-
-    def theirs(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return F.silu(F.conv2d(x, weight, bias, stride=2, padding=1), inplace=True)
-
-    x = random(a, a.batch_size, 3, a.size, a.size).contiguous(memory_format=torch.channels_last)
-    pixels = a.batch_size * (a.size // 2) ** 2
-    block = max(16, 1 << (outputs - 1).bit_length())
-    return {
-        "ours": ours,
-        "torch": theirs,
-        "inputs": [x, random(a, outputs, 3, 3, 3, scale=0.2), random(a, outputs)],
-        "bytes": ELEMENT * (x.numel() + pixels * outputs),
-        "tiles": [Tile(m, 32, block, w, 1) for m in (64, 128, 256) for w in (4, 8)],
-    }
-
-
-def pointwise_case(a: argparse.Namespace, inputs: int, outputs: int, height: int) -> dict[str, Any]:
-    from mobilevitv2.kernels import operations
-    from mobilevitv2.kernels.operations import Tile
-
-    def ours(x: Tensor, weight: Tensor, bias: Tensor, tile: Tile | None = None) -> Tensor:
-        return operations.pointwise(x, weight, bias, activation="silu", tile=tile)
-
-    def theirs(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return F.silu(F.linear(x, weight, bias), inplace=True)
-
-    x = random(a, a.batch_size, height, height, inputs)
-    tiles = [
-        Tile(m, k, n, w, s) for m in (64, 128) for n in (64, 128, 256) for k in (32, 64) for w in (4, 8) for s in (2, 3)
-        if n <= 2 * outputs and k <= 2 * inputs and m * n <= 128 * 256 and not (m * n >= 128 * 256 and w == 4)
-    ]  # fmt: skip
-    return {
-        "ours": ours,
-        "torch": theirs,
-        "inputs": [x, random(a, outputs, inputs, scale=inputs**-0.5), random(a, outputs)],
-        "bytes": ELEMENT * a.batch_size * height**2 * (inputs + outputs),
-        "tiles": tiles,
-    }
-
-
-def depthwise_case(a: argparse.Namespace, inputs: int, outputs: int, height: int, stride: int) -> dict[str, Any]:
-    from mobilevitv2.kernels import operations
-    from mobilevitv2.kernels.operations import Tile
-
-    def ours(x: Tensor, taps: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, tile: Tile | None = None) -> Tensor:
-        rows = taps.flatten(1).t().contiguous()
-        return operations.depthwise_pointwise(
-            x.permute(0, 2, 3, 1), rows, shift, weight, bias, stride=stride, activation="silu", tile=tile
-        )[0].permute(0, 3, 1, 2)
-
-    def theirs(x: Tensor, taps: Tensor, shift: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        middle = F.silu(F.conv2d(x, taps, shift, stride=stride, padding=1, groups=inputs), inplace=True)
-        return F.conv2d(middle, weight[:, :, None, None], bias)
-
-    x = random(a, a.batch_size, inputs, height, height).contiguous(memory_format=torch.channels_last)
-    weights = random(a, inputs, 1, 3, 3, scale=0.4), random(a, inputs), random(a, outputs, inputs, scale=inputs**-0.5)
-    whole = max(16, 1 << (outputs - 1).bit_length())
-    tiles = [
-        Tile(m, k, n, w, s)
-        for m in (32, 64, 128) for k in (16, 32, 64) for n in sorted({whole, min(256, whole), 128}) for w in (4, 8) for s in (1, 2)
-        if n <= whole and n <= 512 and m * n <= 128 * 256 and m * k <= 128 * 32
-    ]  # fmt: skip
-    return {
-        "ours": ours,
-        "torch": theirs,
-        "inputs": [x, *weights, random(a, outputs)],
-        "bytes": ELEMENT * a.batch_size * (height**2 * inputs + (height // stride) ** 2 * outputs),
-        "tiles": tiles,
-    }
-
-
-def sums(tokens: Tensor) -> Tensor:
-    flat = tokens.float().flatten(1)
-    return torch.stack([flat.sum(1), flat.square().sum(1)], dim=-1)[:, None]
-
-
-def context_case(a: argparse.Namespace, dim: int, height: int) -> dict[str, Any]:
-    from mobilevitv2.kernels import operations
-
-    tokens = random(a, a.batch_size, 4, height**2 // 4, dim)
-    partials = sums(tokens)
-
-    def ours(x: Tensor, query: Tensor) -> Tensor:
-        return operations.context(x, partials, query, eps=1e-5)
-
-    def theirs(x: Tensor, query: Tensor) -> Tensor:
-        normal = F.layer_norm(x, x.shape[1:])
-        scores = torch.softmax((normal @ query).float(), dim=-1)
-        return (scores.to(x.dtype)[:, :, None] @ normal)[:, :, 0]
-
-    return {
-        "ours": ours,
-        "torch": theirs,
-        "inputs": [tokens, random(a, dim, scale=0.2)],
-        "bytes": ELEMENT * tokens.numel(),
-        "tiles": [],
-    }
-
-
-def mlp_case(a: argparse.Namespace, dim: int, hidden: int, height: int, *, gated: bool) -> dict[str, Any]:
-    from mobilevitv2.kernels import operations
-    from mobilevitv2.kernels.operations import Tile
-
-    tokens = random(a, a.batch_size, 4, height**2 // 4, dim)
-    partials = sums(tokens)
-
-    def ours(
-        x: Tensor, first: Tensor, shift: Tensor, second: Tensor, bias: Tensor, gate: Tensor | None, tile: Tile | None = None
-    ) -> Tensor:
-        kind: Any = "relu" if gated else "silu"
-        return operations.token_mlp(x, partials, first, shift, second, bias, eps=1e-5, activation=kind, gate=gate, tile=tile)[0]
-
-    def theirs(x: Tensor, first: Tensor, shift: Tensor, second: Tensor, bias: Tensor, gate: Tensor | None) -> Tensor:
-        middle = F.linear(F.layer_norm(x, x.shape[1:]), first, shift)
-        middle = F.silu(middle, inplace=True) if gate is None else F.relu(middle, inplace=True) * gate[:, :, None]
-        return x + F.linear(middle, second, bias)
-
-    weights = random(a, hidden, dim, scale=dim**-0.5), random(a, hidden), random(a, dim, hidden, scale=hidden**-0.5), random(a, dim)
-    block = max(16, 1 << (dim - 1).bit_length())
-    return {
-        "ours": ours,
-        "torch": theirs,
-        "inputs": [tokens, *weights, random(a, a.batch_size, 4, hidden) if gated else None],
-        "bytes": 2 * ELEMENT * tokens.numel(),
-        "tiles": [Tile(m, h, block, w, s) for m in (32, 64, 128) for h in (32, 64) for w in (4, 8) for s in (1, 2, 3)],
-    }
+def compile_tile(job: tuple[kernel_cases.Layer, tiles.Tile]) -> str:
+    layer, tile = job
+    with torch.inference_mode():
+        case = kernel_cases.build_case(layer)
+        error = guarded(lambda: [case.ours(*case.inputs, tile=tile), wait()])
+    return f"{layer.name} {tuple(tile)}: {error}" if isinstance(error, str) else ""
 
 
 # ---- models -----------------------------------------------------------------------------------------------------------------
@@ -351,20 +247,26 @@ class Graph:
 
 
 def model_table(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    from same_weights import classifiers
+
     models = {name: model.to(arguments.device) for name, model in classifiers(arguments.width).items()}
     few = torch.rand(8, 3, arguments.size, arguments.size, device=arguments.device)
     exact = models["ours"](few).logits
     builders = model_builders(models)
     rows: list[dict[str, Any]] = []
-    for batch in (arguments.batch_size, 1):
+    for batch in (arguments.batch_size, *(int(batch) for batch in arguments.graph_batches.split(","))):
         x = torch.rand(batch, 3, arguments.size, arguments.size, device=arguments.device, dtype=DTYPE)
         x = x.contiguous(memory_format=torch.channels_last)
         forms: dict[str, Callable[[Tensor], Any]] = {}
         for name, builder, compiled, graph in builders:
-            skip = (batch == 1 and not graph) or not wanted(name, arguments.rows)
+            whole, own = batch == arguments.batch_size, name.endswith("own graphs")
+            skip = own if whole else not graph or (batch > 1 and not name.startswith("kernels"))
+            skip = skip or not wanted(name, arguments.rows)
             if skip or elapsed() > arguments.budget:
                 continue
-            row = guarded(lambda b=builder, c=compiled, g=graph and batch == 1 and x.is_cuda, x=x: prepare(b, c, g, x, few, exact))  # type: ignore[misc]
+            row = guarded(
+                lambda b=builder, c=compiled, g=graph and not (whole or own) and x.is_cuda, x=x: prepare(b, c, g, x, few, exact)
+            )  # type: ignore[misc]
             if isinstance(row, str):
                 rows.append({"name": name, "batch": batch, "failed": row})
                 print(f"{name:38} batch {batch:4} failed: {row}", flush=True)
@@ -389,11 +291,11 @@ def model_builders(models: dict[str, nn.Module]) -> list[tuple[str, Callable[[],
 
     return [
         ("plain", peer("ours"), False, True),
-        ("folded", ours(kernels=False), False, True),
-        ("kernels", ours(kernels=True), False, True),
+        ("folded", ours(kernels=False, cuda_graphs=False), False, True),
+        ("kernels", ours(kernels=True, cuda_graphs=False), False, True),
+        ("kernels, own graphs", ours(kernels=True), False, True),
         ("transformers", lambda: copy.deepcopy(models["transformers"]).to(DTYPE), False, False),
         ("timm channels_last", peer("timm"), False, True),
-        ("kernels + compile", ours(kernels=True), True, True),
         ("folded + compile", ours(kernels=False), True, True),
         ("timm channels_last + compile", peer("timm"), True, True),
         ("transformers channels_last + compile", peer("transformers"), True, False),
@@ -429,7 +331,7 @@ def time_forms(
 ) -> None:
     """Interleaved: one round times each form once, on `inner` batches."""
     times: dict[str, list[float]] = {name: [] for name in forms}
-    inner = 1 if not x.is_cuda else 3 if batch > 1 else 50
+    inner = 1 if not x.is_cuda else max(3, 50 // batch)
     for _ in range(arguments.rounds):
         for name, form in forms.items():
             wait()
