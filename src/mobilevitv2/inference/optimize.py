@@ -30,6 +30,7 @@ class Optimization:
         packed: whether weights are laid out for oneDNN (CPU).
         kernels: the number of modules that run on this package's Triton kernels (CUDA).
         compile: torch.compile's mode, or None.
+        cuda_graphs: whether small calls that come again are recorded as CUDA graphs.
     """
 
     device: torch.device
@@ -38,6 +39,7 @@ class Optimization:
     packed: bool
     kernels: int
     compile: str | None
+    cuda_graphs: bool
 
 
 def optimize_for_inference(
@@ -48,6 +50,7 @@ def optimize_for_inference(
     compile: bool | str | None = None,
     channels_last: bool | None = None,
     kernels: bool | None = None,
+    cuda_graphs: bool | None = None,
 ) -> Model:
     """An equal model in its fastest form on a device: folded, then laid out, fused or compiled as the device likes best.
 
@@ -61,12 +64,16 @@ def optimize_for_inference(
         compile: True or a mode of torch.compile; the first call of each input size then takes a minute or so. Off by default.
             "reduce-overhead" records CUDA graphs: each answer is overwritten by the next call unless it is copied.
         channels_last: memory layout of the feature maps. By default on CPU and CUDA.
-        kernels: this package's Triton kernels; CUDA alone. By default with 16-bit dtypes where Triton is installed and the
-            environment does not say MOBILEVITV2_KERNELS=0.
+        kernels: this package's Triton kernels; CUDA alone, and instead of `compile`. By default with 16-bit dtypes where Triton is
+            installed and the environment does not say MOBILEVITV2_KERNELS=0.
+        cuda_graphs: record calls with up to 16 pictures of 256 px whose shape comes again, at most four shapes at a time, and
+            replay them (inference/graphs.py). Answers are copies. Weights must not be moved or replaced afterwards. By default on
+            CUDA without `compile`, whose mode "reduce-overhead" has its own.
 
     Raises:
         ConfigurationError: another object than a model of this package, a model in training mode, one that is optimised already,
-            an unknown dtype or mode, a device that there is not, or kernels on another device than CUDA.
+            an unknown dtype or mode, a device that there is not, kernels or CUDA graphs on another device than CUDA, or either of
+            them together with `compile`.
         MissingDependency: kernels were asked for and Triton is not installed.
     """
     check_model(model)
@@ -75,7 +82,8 @@ def optimize_for_inference(
     chosen_device = choose_device(device)
     chosen_dtype = _dtype(dtype, chosen_device, model.dtype)
     mode = _mode(compile)
-    use_kernels = _use_kernels(kernels, chosen_device, chosen_dtype)
+    use_kernels = _use_kernels(kernels, chosen_device, chosen_dtype, mode)
+    use_graphs = _use_graphs(cuda_graphs, chosen_device, mode)
     channels_last = chosen_device.type in ("cpu", "cuda") if channels_last is None else channels_last
     # Weights are folded where and as they are, then rounded once.
     fast: Model = fold(model).to(chosen_device)
@@ -96,7 +104,11 @@ def optimize_for_inference(
             fast.register_forward_pre_hook(_to_channels_last, with_kwargs=True)
     if mode is not None:
         fast.compile(mode=mode)
-    fast.optimization = Optimization(chosen_device, chosen_dtype, channels_last, packed, fused, mode)
+    if use_graphs:
+        from mobilevitv2.inference.graphs import record_calls
+
+        record_calls(fast)
+    fast.optimization = Optimization(chosen_device, chosen_dtype, channels_last, packed, fused, mode, use_graphs)
     return fast
 
 
@@ -123,13 +135,15 @@ def _mode(compile: bool | str | None) -> str | None:
     return mode
 
 
-def _use_kernels(kernels: bool | None, device: torch.device, dtype: torch.dtype) -> bool:
+def _use_kernels(kernels: bool | None, device: torch.device, dtype: torch.dtype, mode: str | None) -> bool:
     from mobilevitv2.kernels import VARIABLE, kernels_enabled
 
     if kernels is None:
-        return device.type == "cuda" and dtype != torch.float32 and kernels_enabled()
+        return device.type == "cuda" and dtype != torch.float32 and mode is None and kernels_enabled()
     if not kernels:
         return False
+    if mode is not None:
+        raise ConfigurationError("kernels=True and compile exclude each other: little is left to compile; leave one of them out.")
     if not kernels_enabled():
         raise MissingDependency(f"kernels=True needs Triton (pip install triton), and {VARIABLE} must not be 0.")
     from mobilevitv2.kernels.modules import can_run
@@ -137,6 +151,16 @@ def _use_kernels(kernels: bool | None, device: torch.device, dtype: torch.dtype)
     if not can_run(device):
         raise ConfigurationError(f"kernels=True needs a CUDA device, and the model goes to {device}; leave kernels out there.")
     return True
+
+
+def _use_graphs(cuda_graphs: bool | None, device: torch.device, mode: str | None) -> bool:
+    possible = device.type == "cuda" and mode is None
+    if cuda_graphs and not possible:
+        raise ConfigurationError(
+            f"cuda_graphs=True needs a CUDA device and no compile (device is {device}, compile {mode!r}); "
+            'compile="reduce-overhead" records graphs of its own.'
+        )
+    return possible if cuda_graphs is None else cuda_graphs
 
 
 def _packing_available() -> bool:
