@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--rows", help="comma-separated starts of row names to run")
     parser.add_argument("--tune", action="store_true", help="try several tiles for each kernel")
     parser.add_argument("--compile-budget", type=float, default=60.0, help="seconds for compiling tiles ahead")
+    parser.add_argument("--no-compile", action="store_true", help="leave out the rows of torch.compile, half a minute each")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--device", default="cuda")
     arguments = parser.parse_args()
@@ -261,7 +262,7 @@ def model_table(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         for name, builder, compiled, graph in builders:
             whole, own = batch == arguments.batch_size, name.endswith("own graphs")
             skip = own if whole else not graph or (batch > 1 and not name.startswith("kernels"))
-            skip = skip or not wanted(name, arguments.rows)
+            skip = skip or not wanted(name, arguments.rows) or (compiled and arguments.no_compile)
             if skip or elapsed() > arguments.budget:
                 continue
             row = guarded(
