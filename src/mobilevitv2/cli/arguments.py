@@ -85,12 +85,12 @@ def _filled(paragraph: str) -> str:
 
 def _add(parser: Parser, name: str, kind: Any, argument: Argument, parameter: inspect.Parameter) -> None:
     options: dict[str, Any] = {"help": argument.help.replace("%", "%%"), "metavar": argument.metavar}
-    is_list = get_origin(kind) is list
     if kind is bool:
         parser.add_argument(_flag(name), action="store_true", help=options["help"])
         return
     if get_origin(kind) in (types.UnionType, Union):
         kind = next(part for part in get_args(kind) if part is not types.NoneType)
+    is_list = get_origin(kind) is list
     if get_origin(kind) is Literal:
         options["choices"] = get_args(kind)
     elif is_list:
