@@ -17,10 +17,11 @@ from mobilevitv2.cli.models import convert, info, models, version
 from mobilevitv2.cli.output import note, say
 from mobilevitv2.cli.predicting import predict
 from mobilevitv2.cli.quiet import own_warnings_only
+from mobilevitv2.cli.serving import serve
 from mobilevitv2.cli.training import train
 from mobilevitv2.errors import ConfigurationError, MobileViTV2Error
 
-VERBS: dict[str, Verb] = {verb.__name__: verb for verb in (predict, models, info, convert, train, evaluate, export, version)}
+VERBS: dict[str, Verb] = {verb.__name__: verb for verb in (predict, models, info, convert, train, evaluate, export, serve, version)}
 
 FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
 

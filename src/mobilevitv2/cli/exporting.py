@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from mobilevitv2.cli.arguments import STDOUT, Argument
 from mobilevitv2.cli.output import opened, say
 from mobilevitv2.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from mobilevitv2.export import ExportReport
+    from mobilevitv2.export.web import SiteReport
+
 
 def export(
     model: Annotated[str, Argument("name (`mobilevitv2 models`), folder, weights file or hub id", metavar="MODEL")],
-    path: Annotated[str, Argument("file to write; its ending tells the format", metavar="FILE")],
+    path: Annotated[str, Argument("file to write; its ending tells the format; for web a folder", metavar="FILE|DIR")],
     *,
     format: Annotated[
-        Literal["onnx", "openvino", "executorch", "litert", "coreml"] | None,
-        Argument("onnx (.onnx), openvino (.xml), executorch (.pte), litert (.tflite) or coreml (.mlpackage)"),
+        Literal["onnx", "openvino", "executorch", "litert", "coreml", "web"] | None,
+        Argument(
+            "onnx (.onnx), openvino (.xml), executorch (.pte), litert (.tflite), coreml (.mlpackage) or web (a page in a folder)"
+        ),
     ] = None,
     task: Annotated[Literal["classify", "segment", "detect"] | None, Argument("told from the model where it is not given")] = None,
     precision: Annotated[
@@ -33,6 +39,12 @@ def export(
     calibrate: Annotated[str | None, Argument("for int8: pictures to measure ranges on", metavar="DATA")] = None,
     pictures: Annotated[
         list[str] | None, Argument("to compare the file with PyTorch on; without it some that are at hand", at_least_one=True)
+    ] = None,
+    also: Annotated[
+        list[str] | None, Argument("for web: further models on the same page", metavar="MODEL", at_least_one=True)
+    ] = None,
+    ort_web: Annotated[
+        str | None, Argument("for web: onnxruntime-web's folder or npm archive; without it from the npm registry", metavar="PATH")
     ] = None,
     threads: Annotated[int | None, Argument("of the runtime while it is timed; without it its own choice", metavar="N")] = None,
     overwrite: Annotated[bool, Argument("replace what is there")] = False,
@@ -52,13 +64,31 @@ def export(
       mobilevitv2 export mobilevitv2-1.0-imagenet1k-256 model.onnx
       mobilevitv2 export runs/pets model.xml --precision bf16 --preprocessing
       mobilevitv2 export deeplabv3-mobilevitv2-1.0-voc voc.onnx --dynamic
+      mobilevitv2 export mobilevitv2-0.75-objects112 site --format web
     """
     wanted = _size(size)
+    _check_web(format, {"also": also, "ort_web": ort_web}, {"dynamic": dynamic, "raw_outputs": raw_outputs, "threads": threads})
 
     from mobilevitv2.cli.quiet import quiet_libraries
     from mobilevitv2.export import export as export_model
 
     quiet_libraries()
+    if format == "web":
+        from mobilevitv2.export.web import export_site
+
+        site = export_site(
+            [model, *(also or [])],
+            path,
+            precision=precision,
+            size=wanted,
+            preprocessing=preprocessing,
+            calibration=calibrate,
+            task=task,
+            pictures=pictures,
+            ort_web=ort_web,
+            overwrite=overwrite,
+        )
+        return _told(site, json)
     report = export_model(
         model,
         path,
@@ -74,12 +104,25 @@ def export(
         threads=threads,
         overwrite=overwrite,
     )
+    return _told(report, json)
+
+
+def _told(report: ExportReport | SiteReport, json: str | None) -> int:
     if json is not None:
         with opened(json) as stream:
             stream.write(report.to_json())
     if json != STDOUT:
         say(report.table())
     return 0
+
+
+def _check_web(format: str | None, of_web: dict[str, object], of_files: dict[str, object]) -> None:
+    """Options that the other kind of format has."""
+    wrong = [name for name, value in (of_files if format == "web" else of_web).items() if value]
+    if wrong:
+        option = f"--{wrong[0].replace('_', '-')}"
+        where = "a file's format: a web page's files have one form" if format == "web" else "--format web"
+        raise ConfigurationError(f"{option} belongs to {where}; leave it out{'' if format == 'web' else ', or add --format web'}.")
 
 
 def _size(size: list[int] | None) -> tuple[int, int] | None:
