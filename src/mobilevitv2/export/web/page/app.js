@@ -12,8 +12,9 @@ const camera = new Camera();
 
 let site, model, opened, opening, last, picture, turn = 0, loading = false;
 
-function tell(text, { failed = false } = {}) {
-  $("status").classList.toggle("failed", failed);
+/** Says how it goes; what is `shown` below as well is for screen readers alone. */
+function tell(text, { failed = false, shown = false } = {}) {
+  $("status").className = failed ? "failed" : shown ? "shown" : "";
   if ($("status").textContent !== text) $("status").textContent = text;
 }
 
@@ -82,7 +83,7 @@ function open(entry) {
 async function look(source) {
   const own = opened, live = source instanceof ImageBitmap;
   if (!own) return;
-  if (!live) tell("Calculating…");
+  if (!live && !last) tell("Calculating…");
   const answer = await own.engine.answer(source).catch((error) => {
     if (own === opened) throw error; // else it was stopped, for another model
   });
@@ -98,7 +99,7 @@ async function look(source) {
 function shown(live = false) {
   const told = showAnswer(last, model, $("threshold").value / 100);
   $("picture").setAttribute("aria-label", `The picture. ${told}`);
-  tell(live ? "From the camera." : `${told}.`); // a voice that reads thirty answers a second helps nobody
+  tell(live ? "From the camera." : `${told}.`, { shown: $("answers").childElementCount > 0 }); // a voice that reads thirty answers a second helps nobody
 }
 
 async function take(file, button) {
@@ -124,6 +125,7 @@ function showCamera() {
 async function toggleCamera() {
   if (camera.on) {
     camera.stop();
+    tell("The camera is off.");
     return showCamera();
   }
   await opening;

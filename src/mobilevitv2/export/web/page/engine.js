@@ -54,17 +54,20 @@ export class Engine {
   }
 }
 
+let withoutGraphics = false; // once asked, so that each model need not ask again
+
 /**
  * An engine with the model open, on the graphics unit where that works, else on the processor.
  * Gives { engine, backend, threads, loading, note }.
  */
 export async function openedEngine(wanted, url, model, progress) {
   let note = "";
-  for (const attempt of wanted === "auto" ? ["auto", "wasm"] : [wanted]) {
+  for (const attempt of wanted === "auto" && !withoutGraphics ? ["auto", "wasm"] : [wanted === "auto" ? "wasm" : wanted]) {
     const engine = new Engine(progress);
     let started = { backend: attempt };
     try {
       started = await engine.start(attempt);
+      withoutGraphics ||= attempt === "auto" && started.backend === "wasm";
       const opened = await engine.open(url, model);
       const wrong = model.check && !(opened.departure <= model.check.tolerance);
       if (!wrong) return { engine, ...started, ...opened, note };

@@ -5,6 +5,7 @@ import { classColour, css, isBackground, readableOn } from "./colours.js";
 const TOP = 5, MOST_BOXES = 50, MOST_LISTED = 12;
 const $ = (id) => document.getElementById(id);
 const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
+const length = (share) => `${(100 * share).toFixed(3)}%`; // style sheets want no space
 
 /** A new element with properties and children. */
 export function made(tag, properties = {}, ...children) {
@@ -23,6 +24,7 @@ export function showPicture(bitmap, most = 1280) {
   pen.fillStyle = "#fff";
   pen.fillRect(0, 0, canvas.width, canvas.height);
   pen.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  $("sheet").style.setProperty("--ratio", canvas.width / canvas.height);
   $("sheet").hidden = false;
   $("hint").hidden = true;
 }
@@ -46,11 +48,12 @@ export function showAnswer(answer, model, threshold) {
 
 function row({ label, share, value, colour }) {
   const fill = made("div", { className: "fill" });
-  fill.style.width = percent(share, 2);
+  fill.style.width = length(share);
   const parts = [made("span", { className: "name", textContent: label }), made("span", { className: "value", textContent: value })];
   if (colour) {
     const swatch = made("span", { className: "swatch" });
     swatch.style.background = fill.style.background = colour;
+    if (colour === "transparent") fill.style.background = ""; // as the bars of a classifier
     parts.unshift(swatch);
   }
   const track = made("div", { className: "track" }, fill);
@@ -129,7 +132,7 @@ function frame({ score, index, box: [left, top, right, bottom] }, name) {
   const element = made("div", { className: `box${top < 0.1 ? " low" : ""}${left > 0.6 ? " right" : ""}` }, label);
   element.style.borderColor = css(colour);
   Object.assign(element.style, {
-    left: percent(left, 3), top: percent(top, 3), width: percent(right - left, 3), height: percent(bottom - top, 3),
+    left: length(left), top: length(top), width: length(right - left), height: length(bottom - top),
   });
   return element;
 }
