@@ -146,6 +146,12 @@ EFFECTS: dict[str, tuple[Callable[..., Any], Any, Any, Any]] = {
     ),
     "aspp_dropout_prob": (lambda **o: two_training_passes_differ(segmenter(**{**NO_DROPOUT, **o})), False, 0.5, True),
     "semantic_loss_ignore_index": (lambda **o: class_is_ignored(segmenter(**o), 3), False, 3, True),
+    "semantic_loss_class_weights": (
+        lambda **o: loss_without_class(segmenter(**o), 3),
+        False,
+        [1.0, 1.0, 1.0, 1e-9, *(1.0 for _ in range(6))],
+        True,
+    ),
     "n_attn_blocks": (
         lambda **o: [len(s.transformer.layer) for s in trunk(**{"n_attn_blocks": [2, 4, 3], **o}).encoder.layer[2:]],
         [2, 4, 3],
@@ -253,6 +259,17 @@ def test_detection_options_survive_saving(tmp_path: Path) -> None:
     config = MobileViTV2Config(detection_strides=(8, 16, 32, -1), **FOUR_MAPS, detection_negative_ratio=2)
     config.save_pretrained(tmp_path)
     assert MobileViTV2Config.from_pretrained(tmp_path) == config
+
+
+def loss_without_class(model: MobileViTV2ForSemanticSegmentation, label: int) -> bool:
+    """Whether pixels of a class hardly count in the loss."""
+    x, labels = pictures(2), torch.ones(2, 64, 64, dtype=torch.long)
+    with torch.no_grad():
+        alone = model.eval()(x, labels=labels).loss
+        labels[:, :32] = label
+        ignored = torch.ones(2, 64, 64, dtype=torch.long)
+        ignored[:, :32] = 255
+        return bool(torch.isclose(model(x, labels=labels).loss, model(x, labels=ignored).loss, rtol=1e-4)) and bool(alone > 0)
 
 
 def auxiliary_share(**options: Any) -> float:
@@ -513,6 +530,7 @@ def test_unused_arguments_come_back(tmp_path: Path) -> None:
         {"segmentation_head": "unet"},
         {"semantic_loss_ignore_index": "255"},
         {"semantic_loss_ignore_index": None},
+        {"semantic_loss_class_weights": [1.0, 0.0]},
         {"auxiliary_loss_weight": -1},
         {"auxiliary_loss_weight": math.nan},
         {"num_labels": -1},

@@ -83,6 +83,20 @@ def test_loss_is_cross_entropy_at_the_labels_size(ignore: int) -> None:
     assert torch.allclose(output.loss, expected)
 
 
+def test_loss_weighs_classes() -> None:
+    weights = [0.5, 2.0, *(1.0 for _ in range(8))]
+    model = segmenter(semantic_loss_class_weights=weights)
+    labels = masks()
+    labels[:, :20] = 255
+    output = model(pictures(2), labels=labels)
+    expected = F.cross_entropy(upsample(output.logits, (64, 64)), labels, weight=torch.tensor(weights), ignore_index=255)
+    assert torch.allclose(output.loss, expected)
+    assert model(pictures(2), labels=torch.full((2, 64, 64), 255)).loss == 0
+    model.config.semantic_loss_class_weights = [1.0, 2.0]
+    with pytest.raises(ConfigurationError, match="has 2 numbers for num_labels=10"):
+        model(pictures(2), labels=labels)
+
+
 def test_loss_is_that_of_transformers_but_for_the_corners() -> None:
     ours = segmenter(output_stride=32)
     theirs = transformers.MobileViTV2ForSemanticSegmentation(transformers.MobileViTV2Config(**ours.config.to_dict())).eval()

@@ -20,6 +20,7 @@ from mobilevitv2.errors import ConfigurationError, DataError
 from mobilevitv2.image_processing import MobileViTV2ImageProcessor
 from mobilevitv2.segmentation import MobileViTV2ForSemanticSegmentation
 from mobilevitv2.train.callbacks import Rhythm, read_metrics
+from mobilevitv2.train.class_balance import balanced_weights, class_pixels
 from mobilevitv2.train.recipe import SegmentationRecipe
 from mobilevitv2.train.segment import SegmentationTask, TrainingResult, train_segmenter
 
@@ -177,3 +178,24 @@ def test_resuming_goes_on_with_head_and_best(data: Path, tmp_path: Path, monkeyp
 def test_a_recipe_of_another_task_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"Recipe detect-small is one for --task detect.*segment-ade20k"):
         train_segmenter(data, recipe="detect-small", output=tmp_path / "run", overrides={"zoom_out": "0.5"})
+
+
+def test_balanced_weights_give_rare_classes_more_and_a_pixel_one_on_average() -> None:
+    pixels = [900, 90, 10, 0]
+    assert balanced_weights(pixels, power=0) == [1.0] * 4
+    weights = np.array(balanced_weights(pixels, power=1))
+    shares = weights * pixels
+    assert shares[:3] == pytest.approx([1000 / 3] * 3) and weights[3] == weights[2]
+    half = np.array(balanced_weights(pixels, power=0.5))
+    assert (half * pixels).sum() == pytest.approx(1000) and half[1] / half[0] == pytest.approx(10**0.5)
+    assert balanced_weights([0, 0], power=1) == [1.0, 1.0]
+
+
+def test_a_run_with_balanced_classes_learns_with_the_weights_of_its_training_masks(data: Path, tmp_path: Path) -> None:
+    task = SegmentationTask(replace(RECIPE, class_balance=1.0))
+    opened = task.open(data)
+    assert opened.train is not None
+    counts = class_pixels(opened.train)
+    assert counts.sum() == sum(mask.size - (mask == 255).sum() for mask in map(opened.train.read_mask, range(len(opened.train))))
+    network = task.build("scratch", opened.classes)
+    assert network.config.semantic_loss_class_weights == pytest.approx(balanced_weights(counts, power=1.0))

@@ -59,6 +59,7 @@ LISTS = (
     "n_attn_blocks",
     "base_attn_unit_dims",
     "psp_pool_sizes",
+    "semantic_loss_class_weights",
     *DETECTION_OPTIONS,  # the two numbers among them stay numbers
 )
 STAGE_NAMES = ("stem", "stage1", "stage2", "stage3", "stage4", "stage5")
@@ -87,6 +88,8 @@ class MobileViTV2Config(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[
         atrous_rates: three dilations of the DeepLabV3 head.
         aspp_dropout_prob: channel dropout in front of the segmentation classifier (DeepLabV3).
         semantic_loss_ignore_index: label of pixels that the segmentation loss leaves out.
+        semantic_loss_class_weights: weight of each class in the segmentation loss, which is then divided by the sum of the labelled
+            pixels' weights; None for all alike, as in the official training.
         n_attn_blocks: transformer layers in stages 3, 4 and 5.
         base_attn_unit_dims: attention widths of stages 3, 4 and 5 at width multiplier 1.
         width_multiplier: scales all channels; released: 0.5, 0.75, 1, 1.25, 1.5, 1.75 and 2.
@@ -134,6 +137,7 @@ class MobileViTV2Config(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[
     atrous_rates: Sequence[int] = (6, 12, 18)
     aspp_dropout_prob: float = 0.1
     semantic_loss_ignore_index: int = 255
+    semantic_loss_class_weights: Sequence[float] | None = None
     n_attn_blocks: Sequence[int] = (2, 4, 3)
     base_attn_unit_dims: Sequence[int] = (128, 192, 256)
     width_multiplier: float = 1.0
@@ -301,6 +305,8 @@ class MobileViTV2Config(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[
         check_integer("semantic_loss_ignore_index", self.semantic_loss_ignore_index, at_least=None)
         for name, length in (("n_attn_blocks", 3), ("base_attn_unit_dims", 3), ("atrous_rates", 3), ("psp_pool_sizes", None)):
             check_integers(name, getattr(self, name), length)
+        for weight in self.semantic_loss_class_weights or ():
+            check_number("semantic_loss_class_weights", weight, above=0)
         if isinstance(self.image_size, list):
             check_integers("image_size", self.image_size, 2)
         else:

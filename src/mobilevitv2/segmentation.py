@@ -203,6 +203,21 @@ class MobileViTV2ForSemanticSegmentation(MobileViTV2PreTrainedModel):
         check_class_indices(labels, self.num_labels, ignore_index=ignore)
         labels = labels.long()
         logits = upsample(logits, (labels.shape[-2], labels.shape[-1]))
-        total = F.cross_entropy(logits, labels, ignore_index=ignore, reduction="sum")
+        weights = self._class_weights(logits)
+        total = F.cross_entropy(logits, labels, weight=weights, ignore_index=ignore, reduction="sum")
         # A batch of nothing but ignored pixels has loss zero, not zero over zero.
-        return total / (labels != ignore).sum().clamp(min=1)
+        labelled = labels != ignore
+        if weights is None:
+            return total / labelled.sum().clamp(min=1)
+        weight = torch.where(labelled, weights[torch.where(labelled, labels, 0)], 0).sum()
+        return total / torch.where(weight > 0, weight, 1)
+
+    def _class_weights(self, logits: Tensor) -> Tensor | None:
+        weights = self.config.semantic_loss_class_weights
+        if weights is None:
+            return None
+        if len(weights) != self.num_labels:
+            raise ConfigurationError(
+                f"semantic_loss_class_weights has {len(weights)} numbers for num_labels={self.num_labels}; give one for each class."
+            )
+        return torch.tensor(weights, dtype=logits.dtype).to(logits.device, non_blocking=True)

@@ -32,8 +32,38 @@ LIBRARY = Tile(0, 0, 0, 0, 0)
 
 Key = tuple[str | int, ...]
 
-TILES: dict[Key, Tile] = {}
-"""Measured (benchmarks/inference_gpu.py --tune); the keys are those of the functions below."""
+TILES: dict[Key, Tile] = {
+    ("stem", 27, 32): Tile(256, 32, 32, 4, 1, 0),
+    ("pointwise", 32, 64, "silu", 0, 0): Tile(64, 32, 64, 4, 3, 4),
+    ("depthwise", 64, 1): Tile(16, 4, 64, 4, 1, 0),
+    ("pointwise", 64, 64, "none", 0, 0): Tile(64, 64, 64, 4, 3, 4),
+    ("pointwise", 64, 128, "silu", 0, 0): Tile(128, 64, 64, 8, 3, 2),
+    ("depthwise", 128, 2): Tile(32, 2, 64, 4, 1, 0),
+    ("pointwise", 128, 128, "none", 0, 0): Tile(64, 128, 64, 4, 3, 3),
+    ("pointwise", 128, 256, "silu", 0, 0): Tile(64, 128, 64, 4, 3, 3),
+    ("depthwise", 256, 1): Tile(16, 4, 64, 4, 1, 0),
+    ("pointwise", 256, 128, "none", 1, 0): Tile(64, 256, 128, 4, 3, 1),
+    ("depthwise", 256, 2): Tile(32, 2, 64, 4, 1, 0),
+    ("pointwise", 256, 256, "none", 0, 0): LIBRARY,
+    ("pointwise", 256, 512, "silu", 0, 0): Tile(128, 64, 128, 8, 3, 0),
+    ("depthwise", 512, 2): Tile(32, 2, 64, 4, 1, 0),
+    ("pointwise", 512, 384, "none", 0, 0): LIBRARY,
+    ("pointwise", 384, 768, "silu", 0, 0): Tile(128, 64, 128, 8, 3, 0),
+    ("depthwise", 768, 2): Tile(32, 2, 64, 4, 1, 0),
+    ("pointwise", 768, 512, "none", 0, 0): LIBRARY,
+    ("pointwise", 256, 128, "none", 0, 1): Tile(128, 64, 128, 8, 3, 0),
+    ("mlp", 128, 128, 1): Tile(64, 64, 128, 4, 2, 0),
+    ("mlp", 128, 256, 0): Tile(64, 64, 128, 4, 1, 0),
+    ("pointwise", 128, 256, "none", 0, 1): Tile(128, 64, 128, 8, 3, 0),
+    ("depthwise", 384, 1): Tile(16, 4, 64, 4, 1, 0),
+    ("pointwise", 384, 192, "none", 0, 1): Tile(128, 64, 64, 4, 3, 0),
+    ("mlp", 192, 192, 1): Tile(128, 32, 256, 8, 3, 0),
+    ("mlp", 192, 384, 0): Tile(128, 64, 256, 8, 2, 0),
+    ("pointwise", 192, 384, "none", 0, 1): Tile(128, 64, 128, 8, 3, 0),
+    ("depthwise", 512, 1): Tile(16, 4, 64, 4, 1, 0),
+    ("pointwise", 512, 256, "none", 0, 1): Tile(64, 64, 64, 4, 3, 0),
+}
+"""Measured on an H200 with the layers of width 1.0 (benchmarks/inference_gpu.py --tune); keys are those of the functions below."""
 
 
 def stem_tile(taps: int, outputs: int) -> Tile:
@@ -54,7 +84,8 @@ def pointwise_tile(inputs: int, outputs: int, *, activation: str, residual: bool
     block = min(128, power(outputs))
     rule = Tile(128, 64, block, 8, 3)
     if inputs <= 256 and not statistics:
-        rule = Tile(128, power(inputs), block, 8, 2, 1 if inputs > 128 else 2)
+        # 128 rows of 256 inputs, twice, and the weights are more than the 227 kB of shared memory.
+        rule = Tile(64, power(inputs), block, 4, 2, 1) if inputs > 128 else Tile(128, power(inputs), block, 8, 2, 2)
     return TILES.get(("pointwise", inputs, outputs, activation, int(residual), int(statistics)), rule)
 
 

@@ -27,6 +27,7 @@ from mobilevitv2.evaluate.segmentation import SegmentationCounter, SegmentationR
 from mobilevitv2.image_processing import MobileViTV2ImageProcessor
 from mobilevitv2.segmentation import MobileViTV2ForSemanticSegmentation
 from mobilevitv2.train.augment import to_float
+from mobilevitv2.train.class_balance import balanced_weights, class_pixels
 from mobilevitv2.train.distortion import blur, distort, rotate
 from mobilevitv2.train.recipe import SegmentationRecipe, recipe_of
 from mobilevitv2.train.run import TrainingResult, is_scratch, train_task
@@ -98,9 +99,16 @@ class SegmentationTask(TrainingTask[SegmentationRecipe]):
         "eval_pixel_accuracy": "pixel accuracy on watched pictures, % (averaged weights)",
     }
 
+    def __init__(self, recipe: SegmentationRecipe) -> None:
+        super().__init__(recipe)
+        self.class_weights: list[float] | None = None
+
     def open(self, source: str | os.PathLike[str]) -> SegmentationData:
-        """See `open_segmentation_data`."""
-        return open_segmentation_data(source, validation_fraction=self.recipe.validation_fraction, seed=self.recipe.seed)
+        """See `open_segmentation_data`; with `class_balance`, the training masks are counted as well."""
+        data = open_segmentation_data(source, validation_fraction=self.recipe.validation_fraction, seed=self.recipe.seed)
+        if self.recipe.class_balance and data.train is not None:
+            self.class_weights = balanced_weights(class_pixels(data.train), power=self.recipe.class_balance)
+        return data
 
     def check(self, data: SegmentationData, *, strict: bool) -> SegmentationReport:
         """See `check_segmentation_data`."""
@@ -143,6 +151,7 @@ class SegmentationTask(TrainingTask[SegmentationRecipe]):
             "image_size": size[0] if size[0] == size[1] else list(size),
             "use_auxiliary_head": recipe.use_auxiliary_head,
             "auxiliary_loss_weight": recipe.auxiliary_loss_weight,
+            "semantic_loss_class_weights": self.class_weights,
             "classifier_dropout_prob": recipe.dropout,
             "aspp_dropout_prob": recipe.dropout,
             "psp_dropout_prob": recipe.dropout,

@@ -24,7 +24,7 @@ CHOICES = {
 }
 SHARES = (
     *("dropout", "label_smoothing", "flip", "erasing", "mix_probability", "ema_momentum", "validation_fraction"),
-    *("blur", "photometric", "zoom_out", "iou_crop"),
+    *("blur", "photometric", "zoom_out", "iou_crop", "class_balance"),
 )
 POSITIVE = ("epochs", "batch_size", "accumulate", "eval_every", "save_every", "eval_resize", "eval_crop", "crop_tries")
 NOT_NEGATIVE = (
@@ -164,6 +164,7 @@ class SegmentationRecipe(Recipe):
     dropout: float = 0.1  # of whole channels, in front of the classifier
     use_auxiliary_head: bool = True  # on stage 4, in training only
     auxiliary_loss_weight: float = 0.4
+    class_balance: float = 0.0  # classes weigh in the loss by their rarity to this power: 0 for all alike, 1 for equal shares
     # ---- augmentation
     short_side: tuple[int, int] = (256, 768)  # the picture is resized to a random one of these
     long_side: int = 1024  # and made smaller where it would be longer than this
