@@ -24,6 +24,7 @@ from mobilevitv2.export.verify import verify
 if TYPE_CHECKING:
     from mobilevitv2.backbone import MobileViTV2PreTrainedModel
     from mobilevitv2.export.program import Program
+    from mobilevitv2.export.quantise.calibration import Calibrated
     from mobilevitv2.image_processing import MobileViTV2ImageProcessor
 
 QUANTISED = ("int8", "int8-weights")
@@ -65,10 +66,13 @@ def export(
         postprocessing: give probabilities, class maps, or detections that went through suppression (decoded boxes where the format
             has no suppression), instead of logits, coarse logits, or decoded boxes.
         suppression: settings of a detector's suppression inside the file.
-        calibration: data for "int8": a folder of pictures, or pictures.
+        calibration: data for "int8": a folder of pictures, a data set of any layout that the package opens, paths, pictures, or a
+            `mobilevitv2.export.quantise.Calibration` with settings. Pictures that cannot be read are skipped, and named in the
+            report.
         processor: of `model`, where that is a model; the official validation's where None.
         task: where a source does not tell.
-        pictures: to compare on, paths or pictures; photographs that are at hand, and made pictures, where None.
+        pictures: to compare on, paths or pictures; where None, some of the calibration's that were kept from the ranges, or
+            photographs that are at hand, and made pictures.
         source, licence: for the file's metadata, where `model` is a model.
         overwrite: replace what is there.
         threads: of the runtime while it is timed; its own choice where None.
@@ -95,7 +99,6 @@ def export(
     processor = processor or _usual_processor(model)
     size = size or natural_size(model, processor)
     check_size(size, dynamic=dynamic)
-    samples = sample_pictures(pictures)
     limits = (suppression or Suppression()) if model.task == "detect" and postprocessing and fmt.suppression else None
     metadata = describe(
         model,
@@ -110,10 +113,16 @@ def export(
         source=source,
         licence=licence,
     )
+    calibrated = None
+    if calibration is not None:
+        from mobilevitv2.export.quantise.calibration import Calibration, read_calibration
+
+        calibrated = read_calibration(Calibration.of(calibration), metadata.picture, task=metadata.task)
+    samples = sample_pictures(calibrated.samples if pictures is None and calibrated and calibrated.samples else pictures)
     program = build_program(model, metadata, layout=fmt.layout, suppression=limits)
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{place.name}.", suffix=".part", dir=place.parent) as folder:
-        report = _written_and_verified(program, fmt, Path(folder, place.name), samples, calibration, threads)
+        report = _written_and_verified(program, fmt, Path(folder, place.name), samples, calibrated, threads)
         report_path = report.path.with_name(f"{place.stem}.report.json")
         report = replace(report, path=place)
         report_path.write_text(report.to_json(), encoding="utf-8")
@@ -125,10 +134,10 @@ def export(
 
 
 def _written_and_verified(
-    program: Program, fmt: ExportFormat, path: Path, samples: list[Any], calibration: Any, threads: int | None
+    program: Program, fmt: ExportFormat, path: Path, samples: list[Any], calibrated: Calibrated | None, threads: int | None
 ) -> ExportReport:
     start = time.perf_counter()
-    written = _write(program, fmt, path, calibration)
+    written = _write(program, fmt, path, calibrated)
     seconds = time.perf_counter() - start
     checked = tuple(fmt.check(program, path)) if fmt.check is not None else ()
     verification = None if fmt.engine is None else verify(program, fmt, path, samples, threads=threads)
@@ -142,14 +151,30 @@ def _written_and_verified(
         seconds=seconds,
         verification=verification,
         checked=checked,
-        notes=(*program.metadata.notes, *written.notes),
+        notes=tuple(note for note in (*program.metadata.notes, *written.notes, calibrated.note if calibrated else "") if note),
+        quantisation=_quantisation(program, fmt, path, written, calibrated),
     )
 
 
-def _write(program: Program, fmt: ExportFormat, path: Path, calibration: Any) -> Written:
+def _quantisation(
+    program: Program, fmt: ExportFormat, path: Path, written: Written, calibrated: Calibrated | None
+) -> dict[str, Any] | None:
+    """What was done, and what it costs on pictures that had no part in the ranges."""
+    if written.quantisation is None:
+        return None
+    told = dict(written.quantisation)
+    if calibrated is not None and fmt.engine is not None:
+        from mobilevitv2.export.verify import measured_loss
+
+        told |= {"calibration_pictures": len(calibrated.ranges), "of": calibrated.found, "skipped": list(calibrated.skipped)}
+        told["loss"] = measured_loss(program, path, calibrated.held)
+    return told
+
+
+def _write(program: Program, fmt: ExportFormat, path: Path, calibrated: Calibrated | None) -> Written:
     if program.precision in QUANTISED and program.precision not in fmt.precisions:
         assert fmt.quantise is not None  # checked with the request
-        return fmt.quantise(program, path, calibration)
+        return fmt.quantise(program, path, calibrated)
     return fmt.write(program, path)
 
 
@@ -170,7 +195,7 @@ def _check_request(fmt: ExportFormat, precision: str, calibration: Any) -> None:
     if precision not in possible:
         raise ConfigurationError(f"precision={precision!r} is not offered for {fmt.name}, which has {', '.join(possible)}.")
     if precision == "int8" and calibration is None:
-        raise ConfigurationError("precision='int8' needs pictures to measure ranges on; pass calibration (--calibrate FOLDER).")
+        raise ConfigurationError("precision='int8' needs pictures to measure ranges on; pass calibration (--calibrate DATA).")
     if precision != "int8" and calibration is not None:
         raise ConfigurationError(
             f"precision={precision!r} measures no ranges; leave the calibration pictures out, or ask for int8."

@@ -16,6 +16,7 @@ from mobilevitv2.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from mobilevitv2.export.program import Program
+    from mobilevitv2.export.quantise.calibration import Calibrated
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-weights"]
 PRECISIONS: tuple[str, ...] = ("fp32", "fp16", "bf16", "int8", "int8-weights")
@@ -31,6 +32,7 @@ class Written:
         outside: operators that the delegate or accelerator does not take, with their number; empty where there is no such thing.
         versions: of the libraries that wrote it.
         notes: what a user should know.
+        quantisation: of a quantised file, what was done; for the report.
     """
 
     files: tuple[Path, ...]
@@ -38,6 +40,7 @@ class Written:
     outside: Mapping[str, int] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    quantisation: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,7 @@ class ExportFormat:
         suppression: whether a detector's suppression can be inside.
         engine: name of the engine in `mobilevitv2.runtime` that runs the file; None where nothing on this system can, and then
             `check` says what can be said.
+        quantise: a program of precision "int8" or "int8-weights" to `path`, with the calibration's pictures (None: weights alone).
         write: the program to `path`, a fresh place in a temporary folder; all other files beside it with the same stem. Program and
             metadata are final; options are those of the format (`--format-option` is not offered: keep them few and typed).
         check: for a format without engine: what was checked instead, as lines for the report; raises WeightsError where it fails.
@@ -74,7 +78,7 @@ class ExportFormat:
     suppression: bool
     engine: str | None
     write: Callable[[Program, Path], Written]
-    quantise: Callable[[Program, Path, Any], Written] | None = None
+    quantise: Callable[[Program, Path, Calibrated | None], Written] | None = None
     check: Callable[[Program, Path], list[str]] | None = None
     staged: bool = False
     tolerance: Mapping[str, float] = field(default_factory=dict)

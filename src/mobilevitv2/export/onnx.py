@@ -10,6 +10,7 @@ from mobilevitv2.graph.builder import OPSET
 
 if TYPE_CHECKING:
     from mobilevitv2.export.program import Program
+    from mobilevitv2.export.quantise.calibration import Calibrated
 
 
 def write(program: Program, path: Path) -> Written:
@@ -24,6 +25,21 @@ def write(program: Program, path: Path) -> Written:
     return Written(files=(path,), operators=graph.operators, versions={"onnx opset": str(OPSET)}, notes=notes)
 
 
+def quantise(program: Program, path: Path, calibration: Calibrated | None) -> Written:
+    """The program with 8-bit weights, and with pictures also 8-bit values, as `path`."""
+    from mobilevitv2.export.quantise.quantising import quantised_graph
+
+    pixels, bits = (None, 8) if calibration is None else (calibration.ranges, calibration.weight_bits)
+    graph = quantised_graph(program, pixels, "onnxruntime", weight_bits=bits)
+    path.write_bytes(graph.content)
+    return Written(
+        files=(path,),
+        operators=graph.operators,
+        versions={"onnx opset": str(OPSET)},
+        quantisation=graph.summary,
+    )
+
+
 FORMAT = ExportFormat(
     name="onnx",
     suffix=".onnx",
@@ -35,5 +51,6 @@ FORMAT = ExportFormat(
     suppression=True,
     engine="onnxruntime",
     write=write,
+    quantise=quantise,
     staged=True,
 )

@@ -32,6 +32,7 @@ class ExportReport:
         verification: None where nothing on this system runs the format; then `checked` says what was looked at instead.
         checked: lines of what was checked without running.
         notes: what a user should know.
+        quantisation: of a quantised file: what was done, and the loss on pictures that had no part in the ranges.
     """
 
     path: Path
@@ -96,6 +97,7 @@ class ExportReport:
             ("operators", f"{sum(self.operators.values())}: {shown}{more}"),
             ("outside", ", ".join(f"{count} {name}" for name, count in self.outside.items())),
             *self._measured(),
+            *self._quantised(),
             *(("checked" if number == 0 else "", line) for number, line in enumerate(self.checked)),
             *(("note" if number == 0 else "", line) for number, line in enumerate(self.notes)),
         ]
@@ -115,3 +117,15 @@ class ExportReport:
             ("time", f"{run.median:.1f} ms ({run.low:.1f} to {run.high:.1f}) for one picture; PyTorch eager {plain.median:.1f} ms"),
             ("load", f"{load.median:.0f} ms ({load.low:.0f} to {load.high:.0f})"),
         ]
+
+    def _quantised(self) -> list[tuple[str, str]]:
+        found = self.quantisation
+        if found is None:
+            return []
+        integer = f"{found['integer_convolutions']} of {found['convolutions']} convolutions read integers"
+        rows = [("quantised", f"weights {found['weights']}; values {found['values']}; {integer}")]
+        if "loss" in found:
+            loss = found["loss"]
+            share = f"{100 * loss['agreement']:.2f} % of {loss['count']:,} {loss['answers']} stay the same"
+            rows.append(("loss", f"{share} on {loss['pictures']} calibration pictures; {len(found['skipped'])} could not be read"))
+        return rows

@@ -49,11 +49,13 @@ class Graph:
         content: the bytes.
         operators: how many of each kind.
         nodes: in the order in which they run; names begin with the part of the model that the node belongs to.
+        builder: that made it; whoever rewrites the graph starts from it.
     """
 
     content: bytes
     operators: Mapping[str, int]
     nodes: Sequence[Node] = field(repr=False)
+    builder: Builder = field(repr=False)
 
 
 def build_graph(spec: GraphSpec, tensors: Mapping[str, Array], *, version: str) -> Graph:
@@ -87,7 +89,7 @@ def build_graph(spec: GraphSpec, tensors: Mapping[str, Array], *, version: str) 
         some = ", ".join(weights.left[:3])
         raise WeightsMismatch(f"the graph has no place for {len(weights.left)} tensors ({some}); check the configuration.")
     content = builder.to_bytes(producer="mobilevitv2", version=version, metadata={METADATA_KEY: spec.metadata.to_json()})
-    return Graph(content, Counter(node.operator for node in builder.nodes), builder.nodes)
+    return Graph(content, Counter(node.operator for node in builder.nodes), builder.nodes, builder)
 
 
 def _free_shape(name: str) -> tuple[str, ...]:

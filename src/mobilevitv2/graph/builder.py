@@ -28,13 +28,13 @@ class Builder:
     """Collects the nodes of a graph in the order in which they run.
 
     `scope` stands before the names of nodes, so that a reader of the graph, or a list of operators to keep in float, can tell where
-    a node belongs: "encoder.layer.2.transformer.layer.0.attention/Softmax".
+    a node belongs: "encoder.layer.2.transformer.layer.0.attention/Softmax". `tensors` are the constants by name.
     """
 
     def __init__(self) -> None:
         self.scope = ""
         self.nodes: list[Node] = []
-        self._tensors: list[bytes] = []
+        self.tensors: dict[str, Array] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._taken: Counter[str] = Counter()
         self._inputs: list[bytes] = []
@@ -51,7 +51,7 @@ class Builder:
     def weight(self, name: str, value: Array) -> str:
         """A tensor of the model, under its own name."""
         name = self._fresh(name)
-        self._tensors.append(protobuf.tensor(name, value))
+        self.tensors[name] = value
         return name
 
     def constant(self, value: Any, dtype: str = "float32") -> str:
@@ -100,7 +100,7 @@ class Builder:
             (
                 *(protobuf.content(1, node) for node in nodes),
                 protobuf.content(2, "mobilevitv2"),
-                *(protobuf.content(5, each) for each in self._tensors),
+                *(protobuf.content(5, protobuf.tensor(name, value)) for name, value in self.tensors.items()),
                 *(protobuf.content(11, each) for each in self._inputs),
                 *(protobuf.content(12, each) for each in self._outputs),
             )

@@ -1,0 +1,87 @@
+"""What a graph's values are on pictures: their ranges, a sample of each, and the means of their channels."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mobilevitv2.errors import MissingDependency
+
+if TYPE_CHECKING:
+    from mobilevitv2.graph.builder import Builder
+    from mobilevitv2.runtime.engines import Engine
+
+Array = np.ndarray[Any, Any]
+SAMPLE = 2048
+"""Values of each point that are kept of each picture."""
+
+
+@dataclass
+class Observed:
+    """One value of the graph over all pictures.
+
+    Attributes:
+        lows, highs: of each picture.
+        samples: some of its values, drawn evenly.
+        means: of each channel (axis 1), summed over pictures.
+    """
+
+    lows: list[float] = field(default_factory=list)
+    highs: list[float] = field(default_factory=list)
+    samples: list[Array] = field(default_factory=list)
+    means: Array | float = 0.0
+
+    def add(self, value: Array, generator: np.random.Generator) -> None:
+        """Look at the value of one picture, (1, C, ...)."""
+        self.lows.append(float(value.min()))
+        self.highs.append(float(value.max()))
+        flat = value.reshape(-1)
+        self.samples.append(flat if flat.size <= SAMPLE else flat[generator.integers(0, flat.size, SAMPLE)])
+        self.means = self.means + value.mean(axis=(0, *range(2, value.ndim)), dtype=np.float64)
+
+    @property
+    def channel_means(self) -> Array:
+        """(C,)."""
+        return np.asarray(self.means) / max(len(self.lows), 1)
+
+    @property
+    def sample(self) -> Array:
+        """Of all pictures, (n,)."""
+        return np.concatenate(self.samples)
+
+
+def observe(builder: Builder, points: Sequence[str], inputs: Iterable[Array], *, threads: int | None = None) -> dict[str, Observed]:
+    """Run a float graph on inputs of one picture each and look at the values named `points`.
+
+    Raises:
+        MissingDependency: neither ONNX Runtime nor OpenVINO is installed.
+    """
+    watched = copy.deepcopy(builder)
+    names = {f"observed_{number}": point for number, point in enumerate(points)}
+    for name, point in names.items():
+        watched.output(watched.add("Identity", point), name, "float32", (), "")
+    engine = _engine(watched.to_bytes(producer="mobilevitv2", version="", metadata={}), threads)
+    found = {point: Observed() for point in points}
+    generator = np.random.default_rng(0)
+    for image in inputs:
+        outputs = engine.run(image)
+        for name, point in names.items():
+            found[point].add(outputs[name], generator)
+    return found
+
+
+def _engine(content: bytes, threads: int | None) -> Engine:
+    if find_spec("onnxruntime") is not None:
+        from mobilevitv2.runtime.with_onnxruntime import open_bytes
+
+        return open_bytes(content, where="the graph to calibrate", threads=threads)
+    if find_spec("openvino") is not None:
+        from mobilevitv2.runtime.with_openvino import open_bytes as with_openvino
+
+        return with_openvino(content, where="the graph to calibrate", threads=threads)
+    raise MissingDependency("calibration runs the graph in ONNX Runtime or OpenVINO: pip install 'mobilevitv2[onnx]'")

@@ -1,0 +1,114 @@
+"""From a program and pictures to a quantised graph."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import mobilevitv2
+from mobilevitv2.export.graphs import graph_of
+from mobilevitv2.export.quantise.arithmetic import best_grid
+from mobilevitv2.export.quantise.observing import observe
+from mobilevitv2.export.quantise.plan import FLOAT_PARTS, Dialect, make_plan
+from mobilevitv2.export.quantise.rewriting import with_quantised_values, with_quantised_weights
+from mobilevitv2.export.quantise.silu import fitted_factor, silu_inputs, with_gelu
+from mobilevitv2.runtime.metadata import METADATA_KEY
+from mobilevitv2.runtime.preprocessing import as_input
+
+if TYPE_CHECKING:
+    from mobilevitv2.export.program import Program
+    from mobilevitv2.graph.builder import Builder
+
+Array = np.ndarray[Any, Any]
+NORMS: dict[Dialect, str] = {"onnxruntime": "instance", "openvino": "moments"}
+FOR_FACTORS = 16
+"""Pictures for the factors of GELU."""
+
+
+@dataclass(frozen=True)
+class QuantisedGraph:
+    """A finished file.
+
+    Attributes:
+        content: the bytes.
+        operators: how many of each kind.
+        integer: convolutions that read integers, and all convolutions.
+        summary: what was done, for the report.
+    """
+
+    content: bytes
+    operators: Counter[str]
+    integer: tuple[int, int]
+    summary: Mapping[str, Any]
+
+
+def quantised_graph(
+    program: Program,
+    pixels: Array | None,
+    dialect: Dialect,
+    *,
+    weight_bits: int = 8,
+    gelu: bool | None = None,
+    float_parts: Collection[str] = tuple(FLOAT_PARTS),
+    threads: int | None = None,
+) -> QuantisedGraph:
+    """The program with 8-bit weights, and, where pictures are given, 8-bit values.
+
+    Args:
+        program: of precision "int8" or "int8-weights".
+        pixels: uint8 (n, height, width, 3), cut as the file's contract says; None for weights alone.
+        dialect: of the runtime that is to be fast.
+        weight_bits: 8 or 7.
+        gelu: SiLU as a scaled GELU; None for where that pays, OpenVINO.
+        float_parts: ends of names of convolutions that stay float.
+        threads: for the runs that measure ranges.
+
+    Raises:
+        MissingDependency: no runtime to measure ranges with.
+    """
+    builder = graph_of(replace(program, metadata=replace(program.metadata, precision="fp32")), norms=NORMS[dialect]).builder
+    if pixels is None:
+        return _finished(
+            with_quantised_weights(builder, lambda _: True), program, {"weights": "int8 by channel", "values": "float"}
+        )
+    as_gelu = dialect == "openvino" if gelu is None else gelu
+    if as_gelu:
+        builder = gelu_graph(builder, list(_inputs(program, pixels[:FOR_FACTORS])), threads=threads)
+    plan = make_plan(builder, dialect, float_parts=float_parts)
+    observed = observe(builder, plan.points(builder), _inputs(program, pixels), threads=threads)
+    grids = {value: best_grid(min(found.lows), max(found.highs), found.sample) for value, found in observed.items()}
+    means = {value: found.channel_means for value, found in observed.items()}
+    summary = {
+        "weights": f"int{weight_bits} by channel",
+        "values": f"uint8, {len(grids)} ranges from {len(pixels)} pictures",
+        "silu": "as a scaled GELU" if as_gelu else "exact",
+        "float_parts": list(float_parts),
+    }
+    return _finished(with_quantised_values(builder, plan, grids, means, weight_bits=weight_bits), program, summary)
+
+
+def gelu_graph(builder: Builder, inputs: list[Array], *, threads: int | None = None) -> Builder:
+    """The graph with every SiLU behind a convolution as a GELU that is fitted to its values."""
+    places = observe(builder, list(silu_inputs(builder)), inputs, threads=threads)
+    return with_gelu(builder, {value: fitted_factor(found.sample) for value, found in places.items()})
+
+
+def _inputs(program: Program, pixels: Array) -> Iterator[Array]:
+    for picture in pixels:
+        yield as_input(picture[None], program.metadata.picture, "NCHW")
+
+
+def _finished(builder: Builder, program: Program, summary: Mapping[str, Any]) -> QuantisedGraph:
+    content = builder.to_bytes(
+        producer="mobilevitv2", version=mobilevitv2.__version__, metadata={METADATA_KEY: program.metadata.to_json()}
+    )
+    makers = {output: node.operator for node in builder.nodes for output in node.outputs}
+    convolutions = [node for node in builder.nodes if node.operator == "Conv"]
+    integer = sum(makers.get(node.inputs[0]) == "DequantizeLinear" for node in convolutions)
+    operators = Counter(node.operator for node in builder.nodes)
+    told = {**summary, "integer_convolutions": integer, "convolutions": len(convolutions)}
+    return QuantisedGraph(content, operators, (integer, len(convolutions)), told)
