@@ -4,9 +4,9 @@
 #
 #   bash benchmarks/train_tables.sh DATA OUTPUT [RUN ...]
 #
-# DATA holds the folders pets, camvid and bccd. RUN is some of pets, camvid, camvid-train-val, bccd, pet-heads (all, where none is named). All begin with
-# the embedded classifier's trunk, pet-heads with what OUTPUT/pets made of it: masks of 733 pictures teach where an animal ends, and no
-# picture of a validation split is among them. OUTPUT/RUN.log is a run's log, OUTPUT/RUN the run.
+# DATA holds the folders pets, camvid and bccd. RUN is some of pets, camvid, camvid-train-val, bccd, pet-heads (all, where none is
+# named). All begin with the embedded classifier's trunk, pet-heads with what OUTPUT/pets made of it: masks of 733 pictures teach where
+# an animal ends, and no picture of a validation split is among them. OUTPUT/RUN.log is a run's log, OUTPUT/RUN the run.
 # SETTINGS="epochs=1 ..." is put behind every command, to try it out.
 set -eu
 data=$1 output=$2
