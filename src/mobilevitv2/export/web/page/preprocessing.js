@@ -1,4 +1,5 @@
-// Pictures into the model's input, bit for bit as Pillow and numpy do it in `mobilevitv2.runtime.preprocessing`.
+// Pictures into the model's input, as Pillow and numpy do it in `mobilevitv2.runtime.preprocessing`: bit for bit up to Pillow 12;
+// Pillow 13 takes the rows of tall pictures first, which rounds some values the other way.
 //
 // A canvas resizes by rules of its own, which differ between browsers and from what the model was trained on; so this file has
 // Pillow's antialiased filters with their fixed-point arithmetic: columns first, then rows, each pass rounded to 8 bits.
@@ -40,7 +41,11 @@ export function resizedSize([width, height], resize) {
 /** For outputs first..first+count of `want` made from `have` values: where their sources begin, and the weights, in fixed point. */
 function coefficients(have, want, first, count, filter) {
   if (filter === "nearest") {
-    const starts = Int32Array.from({ length: count }, (_, index) => Math.floor(((first + index + 0.5) * have) / want));
+    const starts = new Int32Array(count), scale = have / want;
+    let place = scale * 0.5; // added up as Pillow does it, with its rounding
+    for (let index = 0; index < first + count; index++, place += scale) {
+      if (index >= first) starts[index - first] = Math.min(Math.trunc(place), have - 1);
+    }
     return { starts, lengths: new Int32Array(count).fill(1), weights: new Float64Array(count).fill(ONE), step: 1 };
   }
   const { support: reach, weight } = FILTERS[filter] ?? FILTERS.bicubic;

@@ -35,7 +35,9 @@ async function open({ url, bytes, description, check }) {
   session = undefined;
   const content = await fetched(url, bytes);
   const before = performance.now();
-  session = await ort.InferenceSession.create(content, { executionProviders: [backend], logSeverityLevel: 4 });
+  session = await ort.InferenceSession.create(content, { executionProviders: [backend], logSeverityLevel: 4 }).catch((error) => {
+    throw new Error(`the model cannot be opened (${told(error)}); export the site again`);
+  });
   metadata = description;
   const { width, height } = metadata.picture;
   const outputs = await run(asInput(pattern(width, height), metadata.picture, metadata.layout));
@@ -92,7 +94,7 @@ function fitted({ width, height }) {
 }
 
 function told(error) {
-  return typeof error === "number" ? "the runtime ran out of memory" : String(error?.message ?? error).split("\n")[0];
+  return typeof error === "number" ? "the runtime ran out of memory" : String(error?.message ?? error).split("\n")[0].trim();
 }
 
 const ACTIONS = { start, open, answer };
