@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mobilevitv2.answers import Prediction, coco_results, to_supervision
     from mobilevitv2.auto import create, register
     from mobilevitv2.backbone import MobileViTV2Backbone, MobileViTV2Model, MobileViTV2PreTrainedModel
     from mobilevitv2.classification import MobileViTV2ForImageClassification
@@ -16,9 +17,11 @@ if TYPE_CHECKING:
     from mobilevitv2.detection import MobileViTV2ForObjectDetection
     from mobilevitv2.errors import MobileViTV2Error
     from mobilevitv2.image_processing import MobileViTV2ImageProcessor
+    from mobilevitv2.inference import optimize_for_inference
     from mobilevitv2.pictures import read_picture
-    from mobilevitv2.prediction import predict
+    from mobilevitv2.prediction import iter_predictions, predict
     from mobilevitv2.segmentation import MobileViTV2ForSemanticSegmentation
+    from mobilevitv2.video import read_video
     from mobilevitv2.weights.records import list_records
 
 __version__ = "0.1.0"
@@ -33,11 +36,17 @@ _HOMES = {
     "MobileViTV2ImageProcessor": "image_processing",
     "MobileViTV2Model": "backbone",
     "MobileViTV2PreTrainedModel": "backbone",
+    "Prediction": "answers",
+    "coco_results": "answers",
     "create": "auto",
+    "iter_predictions": "prediction",
     "list_records": "weights.records",
+    "optimize_for_inference": "inference",
     "predict": "prediction",
     "read_picture": "pictures",
+    "read_video": "video",
     "register": "auto",
+    "to_supervision": "answers",
 }
 
 __all__ = [
@@ -50,12 +59,18 @@ __all__ = [
     "MobileViTV2ImageProcessor",
     "MobileViTV2Model",
     "MobileViTV2PreTrainedModel",
+    "Prediction",
     "__version__",
+    "coco_results",
     "create",
+    "iter_predictions",
     "list_records",
+    "optimize_for_inference",
     "predict",
     "read_picture",
+    "read_video",
     "register",
+    "to_supervision",
 ]
 
 

@@ -156,6 +156,7 @@ class MobileViTV2PreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # tran
         compile: bool | str | None = None,
         channels_last: bool | None = None,
         kernels: bool | None = None,
+        cuda_graphs: bool | None = None,
     ) -> Self:
         """An equal model in its fastest form on a device; this one is left as it is.
 
@@ -164,7 +165,13 @@ class MobileViTV2PreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # tran
         from mobilevitv2.inference import optimize_for_inference
 
         return optimize_for_inference(
-            self, device=device, dtype=dtype, compile=compile, channels_last=channels_last, kernels=kernels
+            self,
+            device=device,
+            dtype=dtype,
+            compile=compile,
+            channels_last=channels_last,
+            kernels=kernels,
+            cuda_graphs=cuda_graphs,
         )
 
     @torch.no_grad()

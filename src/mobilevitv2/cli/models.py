@@ -102,7 +102,7 @@ def model_facts(source: str) -> dict[str, Any]:
         options = {"use_auxiliary_head": False} if task == "segment" else {}  # it works in training only
         with torch.device("meta"):
             model = create(place, task=task, pretrained=False, **options)
-        name_classes(model.config, place)
+        name_classes(model.config, place, task=task)
         return facts | _model_facts(model) | _input_facts(load_processor(place, model.config, task=task))
 
 
