@@ -77,6 +77,21 @@ def compare(metadata: Metadata, file: Mapping[str, Array], torch_raw: Mapping[st
     return Comparison(differences, largest, same, decided, "pixels" if metadata.task == "segment" else "top-1 labels", count)
 
 
+def vanished(file: Mapping[str, Array], torch_raw: Mapping[str, Array]) -> str | None:
+    """Why two sets of outputs cannot be compared, or would agree and prove nothing, as a sentence; None where they can be."""
+    zero = [name for name, value in torch_raw.items() if not np.any(value)]
+    if zero:
+        return f"PyTorch itself gives only zeros for {' and '.join(zero)}, so nothing could be compared; check the weights."
+    if "count" in file:  # suppression inside: as long as what it finds
+        return None
+    for name, value in file.items():
+        expected = torch_raw["map_logits"][:, 0] if name == "mask" else torch_raw.get(name)
+        if expected is None or value.shape != expected.shape:
+            told = "nothing" if expected is None else str(expected.shape)
+            return f"the file gives {name} in the shape {value.shape}, PyTorch {told}."
+    return None
+
+
 def relative_differences(file: Mapping[str, Array], truth: Mapping[str, Array]) -> dict[str, float]:
     """For each output the largest difference as a share of its largest value; infinite where it is no number."""
     shares = {}

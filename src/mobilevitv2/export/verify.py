@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from mobilevitv2.errors import WeightsError
-from mobilevitv2.export.comparing import TIES, TOLERANCES, Comparison, compare, relative_differences
+from mobilevitv2.export.comparing import TIES, TOLERANCES, Comparison, compare, relative_differences, vanished
 from mobilevitv2.export.program import Answering, Program, build_program, stage_names
 from mobilevitv2.runtime.engines import open_engine
 from mobilevitv2.runtime.model import RuntimeModel
@@ -90,7 +90,14 @@ def verify(
     model = RuntimeModel(open_engine(path, threads=threads), where=str(path))
     pixels = np.stack([model.prepare(picture) for picture in pictures])
     outputs, truth = model.raw(pixels), torch_outputs(program, pixels)
+    if (nothing := vanished(outputs, truth)) is not None:
+        raise WeightsError(f"the {fmt.name} file could not be verified, and was removed: {nothing}")
     comparison = compare(metadata, outputs, truth, tolerance=min(tolerance, TIES[metadata.precision]))
+    if not comparison.count:
+        raise WeightsError(
+            f"the {fmt.name} file could not be verified, and was removed: PyTorch finds no {comparison.answers} on the "
+            "pictures, so 0 of 0 agree, which proves nothing; pass pictures with something on them, or export a trained model."
+        )
     if not comparison.fits(metadata.precision, tolerance):
         raise WeightsError(_failure(program, fmt, comparison, tolerance, pixels))
     stages = stage_differences(program, fmt, pixels[:1]) if fmt.staged and program.precision not in QUANTISED else {}

@@ -1,0 +1,229 @@
+"""Quantised files: near the float model, small, honest about their loss, and clear about bad calibration data."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_export_onnx import model_of
+
+from mobilevitv2.errors import ConfigurationError, DataError, WeightsError
+from mobilevitv2.export import export
+from mobilevitv2.export.comparing import vanished
+from mobilevitv2.export.quantise.arithmetic import best_grid, grid_over, store_weights
+from mobilevitv2.export.quantise.calibration import Calibration, read_calibration
+from mobilevitv2.export.quantise.plan import make_plan
+from mobilevitv2.export.quantise.silu import fitted_factor, silu_inputs, with_gelu
+from mobilevitv2.export.samples import made_picture
+from mobilevitv2.graph.builder import Builder
+from mobilevitv2.runtime import open_model
+from mobilevitv2.runtime.metadata import PictureContract
+from mobilevitv2.runtime.with_onnxruntime import open_bytes
+
+needs_onnx = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
+needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
+
+PICTURES = [made_picture(seed) for seed in range(6)]
+CONTRACT = PictureContract(height=32, width=48, resize={"height": 32, "width": 48})
+SUFFIXES = [pytest.param(".onnx", marks=needs_onnx), pytest.param(".xml", marks=needs_openvino)]
+
+
+def quantised(task: str, path: Path, *, precision: str = "int8", **settings: Any) -> Any:
+    settings = {"size": (64, 64), "calibration": PICTURES if precision == "int8" else None, "postprocessing": False, **settings}
+    return export(model_of(task), path, precision=precision, **settings)
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("task", ["classify", "segment", "detect"])
+def test_an_int8_file_answers_nearly_as_pytorch(task: str, suffix: str, tmp_path: Path):
+    report = quantised(task, tmp_path / f"model{suffix}")
+    assert report.verification.comparison.relative < 0.2
+    told = json.loads((tmp_path / "model.report.json").read_text())["quantisation"]
+    assert told["integer_convolutions"] > 0.8 * told["convolutions"]
+    assert (told["calibration_pictures"], told["skipped"], told["loss"]["pictures"]) == (6, [], 6)
+    assert told["loss"]["agreement"] > 0.8
+    assert "stay the same" in report.table()
+    assert open_model(tmp_path / f"model{suffix}").metadata.precision == "int8"
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_weights_alone_need_no_pictures_and_lose_less(suffix: str, tmp_path: Path):
+    report = quantised("classify", tmp_path / f"model{suffix}", precision="int8-weights")
+    assert report.verification.comparison.relative < 0.1
+    assert report.quantisation is not None
+    assert report.quantisation["values"] == "float"
+
+
+@needs_onnx
+@pytest.mark.parametrize("precision", ["int8", "int8-weights"])
+def test_weights_take_a_quarter_of_the_room(precision: str, tmp_path: Path):
+    full = export(model_of("classify"), tmp_path / "full.onnx", size=(64, 64))
+    small = quantised("classify", tmp_path / "small.onnx", precision=precision)
+    assert small.size < 0.45 * full.size  # names and nodes of a narrow model weigh as well
+
+
+@needs_onnx
+def test_preprocessing_and_postprocessing_stay_inside(tmp_path: Path):
+    quantised("classify", tmp_path / "model.onnx", preprocessing=True, postprocessing=True)
+    prediction = open_model(tmp_path / "model.onnx").predict(PICTURES[0])
+    assert 0 < prediction.labels[0].probability <= 1
+
+
+@needs_onnx
+def test_seven_bits_stay_below_the_overflow_of_old_processors(tmp_path: Path):
+    quantised("classify", tmp_path / "model.onnx", calibration=Calibration(data=PICTURES, weight_bits=7))
+    stored = store_weights(np.random.default_rng(0).normal(size=(8, 4, 3, 3)), bits=7)
+    assert np.abs(stored.values).max() <= 63
+
+
+@needs_onnx
+def test_a_file_that_quantisation_spoils_is_removed_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("mobilevitv2.export.quantise.quantising.best_grid", lambda *_: grid_over(0.0, 0.01))
+    with pytest.raises(WeightsError, match="take int8-weights"):
+        quantised("classify", tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- calibration data ------------------------------------------------------------------------------------------------------------
+
+
+def test_int8_without_data_is_refused_before_any_work(tmp_path: Path):
+    if find_spec("onnxruntime") is None:
+        pytest.skip("onnxruntime is not installed")
+    with pytest.raises(ConfigurationError, match="--calibrate DATA"):
+        quantised("classify", tmp_path / "model.onnx", calibration=None)
+    with pytest.raises(ConfigurationError, match="measures no ranges"):
+        quantised("classify", tmp_path / "model.onnx", precision="int8-weights", calibration=PICTURES)
+
+
+def test_unreadable_pictures_are_skipped_and_named(tmp_path: Path):
+    for index, picture in enumerate(PICTURES[:3]):
+        picture.save(tmp_path / f"{index}.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    found = read_calibration(Calibration(data=tmp_path), CONTRACT, task="classify")
+    assert found.ranges.shape == (3, 32, 48, 3)
+    assert len(found.skipped) == 1
+    assert "broken.png" in found.skipped[0]
+    assert "broken.png" in found.note
+    assert "3 pictures only" in found.note
+
+
+def test_data_without_a_readable_picture_are_refused(tmp_path: Path):
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    with pytest.raises(ConfigurationError, match="none of the 1 calibration pictures"):
+        read_calibration(Calibration(data=tmp_path), CONTRACT, task="classify")
+    (tmp_path / "broken.png").unlink()
+    with pytest.raises(ConfigurationError, match="no picture"):
+        read_calibration(Calibration(data=tmp_path), CONTRACT, task="classify")
+    with pytest.raises(DataError, match="does not exist"):
+        read_calibration(Calibration(data=tmp_path / "nowhere"), CONTRACT, task="classify")
+    with pytest.raises(ConfigurationError, match="calibration is empty"):
+        read_calibration(Calibration(data=[]), CONTRACT, task="classify")
+    with pytest.raises(ConfigurationError, match="pictures=0"):
+        Calibration(data=[], pictures=0)
+
+
+def test_some_pictures_are_kept_from_the_ranges():
+    pictures = [Image.new("RGB", (48, 32), (index, 0, 0)) for index in range(40)]
+    found = read_calibration(Calibration(data=pictures, pictures=32), CONTRACT, task="classify")
+    ranges, held = ({int(each[0, 0, 0]) for each in pixels} for pixels in (found.ranges, found.held))
+    assert (len(ranges), len(held), found.found) == (24, 8, 40)
+    assert not ranges & held
+
+
+def test_masks_of_a_data_set_are_not_taken_for_pictures(shared_data: Path):
+    found = read_calibration(Calibration(data=shared_data / "pets", pictures=4), CONTRACT, task="segment")
+    assert found.found in (733, 867)  # the split for training, or all; not twice as many
+
+
+# ---- arithmetic ------------------------------------------------------------------------------------------------------------------
+
+
+def test_zero_and_pixels_lie_on_the_grid():
+    pixels = np.arange(256) / 255
+    assert np.allclose(best_grid(0.0, 1.0, pixels).round(pixels), pixels, atol=1e-6)
+    for low, high in ((-0.28, 7.0), (0.5, 3.0), (-2.0, -1.0), (0.0, 0.0)):
+        grid = grid_over(low, high)
+        assert grid.round(np.zeros(1))[0] == 0
+        assert 0 <= grid.zero <= 255
+
+
+def test_outliers_are_clipped_where_that_costs_less():
+    values = np.append(np.random.default_rng(0).normal(size=20_000), 8.0)
+    best, full = best_grid(values.min(), values.max(), values), grid_over(values.min(), values.max())
+    assert best.scale < full.scale
+    assert np.square(best.round(values) - values).mean() < np.square(full.round(values) - values).mean()
+
+
+def test_each_channel_has_its_own_scale():
+    weight = np.random.default_rng(0).normal(size=(3, 4, 1, 1)) * np.array([1e-3, 1.0, 0.0]).reshape(3, 1, 1, 1)
+    stored = store_weights(weight)
+    assert stored.values.dtype == np.int8
+    assert np.allclose(stored.real, weight, atol=0.01 * np.abs(weight).max(axis=(1, 2, 3), keepdims=True) + 1e-12)
+
+
+def test_silu_as_gelu_is_nearly_silu():
+    x = np.random.default_rng(0).normal(size=5000) * 2
+    assert 0.55 < fitted_factor(x) < 0.65
+
+
+@needs_onnx
+def test_the_graph_with_gelu_answers_nearly_the_same():
+    builder = Builder()
+    builder.input("image", "float32", (1, 1, 1, "n"), "")
+    weight, bias = builder.weight("w", np.ones((1, 1, 1, 1), np.float32)), builder.weight("b", np.zeros(1, np.float32))
+    x = builder.add("Conv", "image", weight, bias)
+    builder.output(builder.add("Mul", x, builder.add("Sigmoid", x)), "y", "float32", (1, 1, 1, "n"), "")
+    changed = with_gelu(builder, dict.fromkeys(silu_inputs(builder), 0.5875))
+    image = np.linspace(-8, 8, 201, dtype=np.float32).reshape(1, 1, 1, -1)
+    plain, nearly = (
+        open_bytes(each.to_bytes(producer="", version="", metadata={}), where="test").run(image)["y"] for each in (builder, changed)
+    )
+    assert 0 < np.abs(plain - nearly).max() < 0.025
+
+
+def test_float_parts_stay_float():
+    from export_programs import program_of
+
+    from mobilevitv2.export.graphs import graph_of
+
+    builder = graph_of(program_of("classify")).builder
+    for dialect in ("onnxruntime", "openvino"):
+        names = make_plan(builder, dialect).readers  # type: ignore[arg-type]
+        chosen = [node for node in builder.nodes if node.name in names]
+        assert not any("attention.key" in node.inputs[1] for node in chosen if node.operator == "Conv")
+        assert {node.operator for node in chosen} <= {"Conv", "Add", "Sigmoid", "Mul"}
+
+
+# ---- what proves nothing ---------------------------------------------------------------------------------------------------------
+
+
+def test_outputs_that_vanish_are_told():
+    truth = {"logits": np.ones((2, 3), np.float32)}
+    assert vanished({"logits": np.ones((2, 3), np.float32)}, truth) is None
+    assert "(0, 3)" in str(vanished({"logits": np.ones((0, 3), np.float32)}, truth))
+    assert "only zeros" in str(vanished({"logits": np.zeros((2, 3))}, {"logits": np.zeros((2, 3))}))
+
+
+@needs_onnx
+def test_a_detector_that_finds_nothing_cannot_be_verified(tmp_path: Path):
+    import torch
+
+    model = model_of("detect")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "pointwise.convolution" in name and "levels" in name:
+                parameter.zero_()
+                if name.endswith("bias"):
+                    parameter.view(-1, 4 + 11)[:, 4] = 20.0  # background everywhere
+    with pytest.raises(WeightsError, match="0 of 0"):
+        export(model, tmp_path / "model.onnx", size=(64, 64), pictures=PICTURES[:2])
+    assert list(tmp_path.iterdir()) == []
