@@ -185,7 +185,7 @@ def test_labels_out_of_range_are_refused_with_their_values():
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (33, 57), (200, 3)])
 def test_the_most_probable_class_is_that_of_the_upsampled_logits(size, monkeypatch):
-    monkeypatch.setattr("mobilevitv2.image_processing._STRIP_ELEMENTS", 500)  # many strips
+    monkeypatch.setattr("mobilevitv2.class_maps.STRIP_ELEMENTS", 500)  # many strips
     logits = torch.randn(5, 6, 7, generator=torch.Generator().manual_seed(0))
     found = most_probable([logits], size)
     whole = upsample(logits[None], size)[0]

@@ -522,7 +522,7 @@ def test_upsampling_is_bilinear_with_aligned_corners(processor: MobileViTV2Image
     logits = torch.randn(2, 5, 7, 9, generator=torch.Generator().manual_seed(0))
     sizes = [(33, 50), (1, 4)]
     for strip in (2**24, 600):  # at once, and a few rows at a time
-        monkeypatch.setattr("mobilevitv2.image_processing._STRIP_ELEMENTS", strip)
+        monkeypatch.setattr("mobilevitv2.class_maps.STRIP_ELEMENTS", strip)
         answers = processor.post_process_semantic_segmentation(logits, sizes, return_segmentation_scores=True)
         maps = processor.post_process_semantic_segmentation(logits, torch.tensor(sizes))
         for each, size, answer, alone in zip(logits, sizes, answers, maps, strict=True):

@@ -11,13 +11,12 @@ from __future__ import annotations
 import difflib
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_base import BatchFeature
 from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
@@ -25,6 +24,7 @@ from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import ImagesKwargs
 
 from mobilevitv2.boxes import to_corners
+from mobilevitv2.class_maps import class_map, upsampled
 from mobilevitv2.errors import ConfigurationError, ImageError
 from mobilevitv2.picture_tensors import InputContractWarning, each_tensor, layout, shortened, tensor_of
 from mobilevitv2.pictures import read_mask
@@ -41,9 +41,6 @@ _PREDECESSORS_DEFAULTS = {"size": {"shortest_edge": 224}, "do_flip_channel_order
 _PREDECESSORS_IDLE = ("do_normalize", "image_mean", "image_std")
 # Notes of transformers about a file, no settings.
 _SERVICE_KEYS = ("image_processor_type", "feature_extractor_type", "processor_class", "auto_map")
-
-# Elements of upsampled logits held at a time (64 MB as float32).
-_STRIP_ELEMENTS = 2**24
 
 
 class MobileViTV2ImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg, misc]  # transformers ships no types for its bases
@@ -298,10 +295,10 @@ class MobileViTV2ImageProcessor(TorchvisionBackend):  # type: ignore[misc]  # tr
         logits = _logits_of(outputs, 4)
         sizes = _sizes_of(target_sizes, logits)
         if not return_segmentation_scores:
-            return [_classes(each, size) for each, size in zip(logits, sizes, strict=True)]
+            return [class_map(each, size) for each, size in zip(logits, sizes, strict=True)]
         answers = []
         for each, size in zip(logits, sizes, strict=True):
-            scores = torch.cat(list(_upsampled(each, size)), dim=1)
+            scores = torch.cat(list(upsampled(each, size)), dim=1)
             answers.append(
                 SemanticSegmentationPostProcessorOutput(data={"segmentation": scores.argmax(0), "segmentation_scores": scores})
             )
@@ -376,34 +373,16 @@ def _sizes_of(target_sizes: Sequence[tuple[int, int]] | Tensor | None, logits: T
 
 
 def _target_sizes(target_sizes: Sequence[tuple[int, int]] | Tensor, pictures: int) -> list[tuple[int, int]]:
-    if len(target_sizes) != pictures:
-        raise ConfigurationError(f"{len(target_sizes)} target_sizes came with the logits of {pictures} pictures: pass one for each")
-    sizes = []
-    for target in target_sizes.tolist() if isinstance(target_sizes, Tensor) else target_sizes:
-        size = tuple(int(length) for length in target)
+    given = target_sizes.tolist() if isinstance(target_sizes, Tensor) else target_sizes
+    try:
+        sizes = [tuple(int(length) for length in target) for target in given]
+    except (TypeError, ValueError):  # (480, 640) for a batch, most often
+        raise ConfigurationError(
+            f"target_sizes is {given!r}: give a list with one (height, width) in pixels for each of the {pictures} pictures"
+        ) from None
+    if len(sizes) != pictures:
+        raise ConfigurationError(f"{len(sizes)} target_sizes came with the logits of {pictures} pictures: pass one for each")
+    for size in sizes:
         if len(size) != 2 or min(size) < 1:
             raise ConfigurationError(f"the target size {size} is no (height, width) in pixels, 1 or more")
-        sizes.append((size[0], size[1]))
-    return sizes
-
-
-def _classes(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    return torch.cat([strip.max(0).indices for strip in _upsampled(logits, size)])  # several times faster than argmax
-
-
-def _upsampled(logits: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
-    """(classes, h, w) to strips (classes, rows, width) that make up `size`; bilinear, align_corners=True.
-
-    In strips, because 150 classes at 12 million pixels are 7 GB.
-    """
-    height, width = size
-    rows = logits.shape[1]
-    wide = F.interpolate(logits[None].float(), size=(rows, width), mode="bilinear", align_corners=True)[0]
-    place = torch.arange(height, device=logits.device) * ((rows - 1) / max(height - 1, 1))
-    above = place.long().clamp(max=rows - 1)
-    below = (above + 1).clamp(max=rows - 1)
-    share = (place - above)[:, None]
-    step = max(1, _STRIP_ELEMENTS // (len(logits) * width))
-    for start in range(0, height, step):
-        strip = slice(start, start + step)
-        yield torch.lerp(wide[:, above[strip]], wide[:, below[strip]], share[strip].expand(-1, width))
+    return [(size[0], size[1]) for size in sizes]

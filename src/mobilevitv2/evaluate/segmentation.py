@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mobilevitv2.class_maps import upsampled
 from mobilevitv2.data.sources import IntArray
 from mobilevitv2.errors import ConfigurationError, DataError
 from mobilevitv2.evaluate.class_names import classes_of_outputs, output_names
@@ -21,7 +22,7 @@ from mobilevitv2.evaluate.pixel_counts import (
 )
 from mobilevitv2.evaluate.prepared import Group, Readable, Views, prepared
 from mobilevitv2.evaluate.running import logits_of, running, with_bar
-from mobilevitv2.image_processing import IGNORED_LABEL, _upsampled
+from mobilevitv2.image_processing import IGNORED_LABEL
 
 __all__ = [
     "SegmentationCounter",
@@ -135,7 +136,7 @@ def most_probable(logits: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         (height, width) int64. It is made strip by strip: 150 classes at 12 million pixels would be 7 GB.
     """
     rows = []
-    for strips in zip(*(_upsampled(each, size) for each in logits), strict=True):
+    for strips in zip(*(upsampled(each, size) for each in logits), strict=True):
         scores = strips[0]
         if len(strips) > 1:
             scores = strips[0].softmax(0)
