@@ -246,3 +246,15 @@ def test_model_in_half_precision_stays_close(head: str, dtype: torch.dtype) -> N
         half = model.to(dtype)(pictures(2).to(dtype)).logits
     for found in (mixed, half):
         assert ((found.float() - expected).abs().max() / expected.abs().max()).item() <= 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("weights", [None, [0.3] * 9 + [3.0]])
+def test_loss_in_half_precision_is_that_of_the_same_logits(dtype: torch.dtype, weights: list[float] | None) -> None:
+    model = segmenter(semantic_loss_class_weights=weights)
+    labels = masks(2, 256, 256)  # the sum over so many pixels overflows float16
+    with torch.no_grad():
+        logits = model(pictures(2)).logits.to(dtype)
+        stage4 = torch.zeros(0)
+        expected, found = model.loss(logits.float(), labels, stage4), model.loss(logits, labels, stage4)
+    torch.testing.assert_close(found.float(), expected, rtol=0.02, atol=0.0)

@@ -203,6 +203,8 @@ class MobileViTV2ForSemanticSegmentation(MobileViTV2PreTrainedModel):
         check_class_indices(labels, self.num_labels, ignore_index=ignore)
         labels = labels.long()
         logits = upsample(logits, (labels.shape[-2], labels.shape[-1]))
+        if logits.dtype in (torch.float16, torch.bfloat16):
+            logits = logits.float()  # a sum over the pixels is more than float16 can hold
         weights = self._class_weights(logits)
         total = F.cross_entropy(logits, labels, weight=weights, ignore_index=ignore, reduction="sum")
         # A batch of nothing but ignored pixels has loss zero, not zero over zero.
