@@ -154,6 +154,12 @@ def test_the_anchors_are_the_recipes_and_a_detector_keeps_its_own(tmp_path: Path
     assert again.config.detection_strides[0] == 16 and again.config.id2label == {0: "a", 1: "b", 2: "c"}
 
 
+def test_the_matching_is_the_recipes_for_a_detector_too(tmp_path: Path) -> None:
+    _network().save_pretrained(tmp_path / "before")
+    network: Any = DetectionTask(replace(RECIPE, matching_iou=0.4)).build(tmp_path / "before", ("a", "b"))
+    assert network.config.detection_matching_iou == 0.4
+
+
 def test_a_trunk_can_learn_more_slowly() -> None:
     from mobilevitv2.train.schedule import build_optimizer
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from small_models import small_config
+from torch import nn
 from training_data import write_masks
 
 from mobilevitv2.data.segmentation import open_segmentation_data
@@ -21,6 +22,7 @@ from mobilevitv2.image_processing import MobileViTV2ImageProcessor
 from mobilevitv2.segmentation import MobileViTV2ForSemanticSegmentation
 from mobilevitv2.train.callbacks import Rhythm, read_metrics
 from mobilevitv2.train.class_balance import balanced_weights, class_pixels
+from mobilevitv2.train.processes import with_common_norms
 from mobilevitv2.train.recipe import SegmentationRecipe
 from mobilevitv2.train.segment import SegmentationTask, TrainingResult, train_segmenter
 
@@ -109,6 +111,42 @@ def test_a_segmenter_keeps_its_head_and_gets_new_classes(tmp_path: Path) -> None
     assert torch.equal(after.state_dict()[name], before.state_dict()[name])
 
 
+def test_pixels_without_a_label_are_ignored_whatever_the_checkpoint_ignored(data: Path, tmp_path: Path) -> None:
+    _network(semantic_loss_ignore_index=-1).save_pretrained(tmp_path / "before")
+    assert _train(data, tmp_path / "run", model=tmp_path / "before").steps == 2
+
+
+def test_a_batch_of_one_picture_is_answered_with_what_to_do(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"1 picture at a time.*batch_size=4.*accumulate=4.*at least 2"):
+        _train(data, tmp_path / "run", accumulate=4)
+
+
+def test_norms_of_several_gpus_are_common_and_change_no_weight_and_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, gpu = _network().eval(), torch.device("cuda")
+    pictures = torch.rand(1, 3, 32, 64)
+    before, names = network(pictures).logits, list(network.state_dict())
+    assert with_common_norms(network, gpu) is network
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in network.modules())  # one process
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with_common_norms(network, torch.device("cpu"))
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in network.modules())
+    common = with_common_norms(network, gpu)
+    assert {type(module) for module in common.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)} == {
+        nn.SyncBatchNorm
+    }
+    assert list(common.state_dict()) == names and torch.equal(common(pictures).logits, before)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_recipe_says_whether_norms_are_common(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: bool
+) -> None:
+    asked = []
+    monkeypatch.setattr("mobilevitv2.train.trainer.with_common_norms", lambda model, device: asked.append(device) or model)
+    _train(data, tmp_path / "run", sync_norms=wanted)
+    assert len(asked) == wanted
+
+
 def test_an_official_detector_is_refused(tmp_path: Path) -> None:
     from mobilevitv2.detection import MobileViTV2ForObjectDetection
 
@@ -153,6 +191,21 @@ def test_a_cache_gives_what_the_files_give(data: Path) -> None:
     assert small.cache is not None
     picture, mask = small.cache[0].read(0), small.cache[1].read(0)
     assert min(picture.size) == 30 and mask.shape == (picture.height, picture.width) and set(np.unique(mask)) >= {0, 1}
+
+
+@pytest.mark.parametrize("short_side", [30, 400])
+def test_pictures_and_masks_are_kept_only_where_all_of_both_fit(
+    data: Path, monkeypatch: pytest.MonkeyPatch, short_side: int
+) -> None:
+    split = open_segmentation_data(data).train
+    assert split is not None
+    kept = SegmentationTask(replace(RECIPE, cache="ram", short_side=(20, short_side))).train_batches(split).cache
+    assert kept is not None
+    size = kept[0].nbytes + kept[1].nbytes
+    for limit, fits in ((size + 1, True), (size - 1, False)):
+        monkeypatch.setattr("mobilevitv2.train.task.CACHE_LIMIT", limit)
+        task = SegmentationTask(replace(RECIPE, cache="auto", short_side=(20, short_side)))
+        assert (task.train_batches(split).cache is not None) == fits
 
 
 def test_resuming_goes_on_with_head_and_best(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,11 +124,14 @@ class DetectionTask(TrainingTask[DetectionRecipe]):
             return model
         recipe = self.recipe
         size = sides(recipe.image_size)
-        options: dict[str, Any] = {**named(classes), "image_size": size[0] if size[0] == size[1] else list(size)}
+        options: dict[str, Any] = {
+            **named(classes),
+            "image_size": size[0] if size[0] == size[1] else list(size),
+            "detection_matching_iou": recipe.matching_iou,
+        }
         head: dict[str, Any] = {
             "output_stride": 32,  # a segmenter's trunk has another
             "detection_anchor_scales": list(recipe.anchor_scales),
-            "detection_matching_iou": recipe.matching_iou,
             **_FINEST[recipe.finest_stride],
         }
         network: nn.Module

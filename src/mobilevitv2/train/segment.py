@@ -127,7 +127,7 @@ class SegmentationTask(TrainingTask[SegmentationRecipe]):
             tries=recipe.crop_tries,
             interpolation=recipe.interpolation,
         )
-        pictures = self.decoded(split, short_side=recipe.short_side[1], name=split.name)
+        pictures = self.decoded(split, short_side=recipe.short_side[1], name=split.name, masked=True)
         threads = os.cpu_count() or 1
         masks = None if pictures is None else DecodedMasks(split, pictures, threads=threads)
         return MaskBatches(split, crop, cache=None if pictures is None or masks is None else (pictures, masks))
@@ -151,6 +151,7 @@ class SegmentationTask(TrainingTask[SegmentationRecipe]):
             "image_size": size[0] if size[0] == size[1] else list(size),
             "use_auxiliary_head": recipe.use_auxiliary_head,
             "auxiliary_loss_weight": recipe.auxiliary_loss_weight,
+            "semantic_loss_ignore_index": IGNORED,  # of the crops' masks, whatever the checkpoint's were
             "semantic_loss_class_weights": self.class_weights,
             "classifier_dropout_prob": recipe.dropout,
             "aspp_dropout_prob": recipe.dropout,

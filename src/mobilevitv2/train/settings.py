@@ -26,10 +26,14 @@ SHARES = (
     *("dropout", "label_smoothing", "flip", "erasing", "mix_probability", "ema_momentum", "validation_fraction"),
     *("blur", "photometric", "zoom_out", "iou_crop", "class_balance"),
 )
-POSITIVE = ("epochs", "batch_size", "accumulate", "eval_every", "save_every", "eval_resize", "eval_crop", "crop_tries")
+POSITIVE = (
+    *("epochs", "batch_size", "accumulate", "eval_every", "save_every", "eval_resize", "eval_crop", "crop_tries"),
+    *("aspp_out_channels", "psp_out_channels"),
+)
 NOT_NEGATIVE = (
     *("mixup", "cutmix", "clip_grad_norm", "warmup_steps", "randaugment_operations", "unmixed_epochs"),
-    *("rotation", "trunk_rate", "minimum_crop"),
+    *("rotation", "trunk_rate", "minimum_crop", "min_learning_rate", "warmup_learning_rate", "weight_decay", "seed"),
+    *("auxiliary_loss_weight",),
 )
 
 
@@ -41,6 +45,7 @@ class Recipe:
 
     # ---- model
     width: float = 1.0  # width multiplier of a model from scratch
+    sync_norms: bool = False  # batch norms over the pictures of all GPUs, not of each alone
     # ---- length and size
     epochs: int = 300
     batch_size: int = 1024  # pictures an optimiser step, over all devices and accumulated batches
@@ -89,9 +94,9 @@ class Recipe:
             if field in fields and not 0 <= fields[field] <= 1:
                 raise ConfigurationError(f"{field}={fields[field]} must lie in 0..1.")
         for field in NOT_NEGATIVE:
-            if field in fields and not fields[field] >= 0:
+            if field in fields and not all(0 <= number < float("inf") for number in _numbers(fields[field])):
                 raise ConfigurationError(f"{field}={fields[field]} must be 0 or more.")
-        for rate in self.learning_rate.values() if isinstance(self.learning_rate, dict) else [self.learning_rate]:
+        for rate in _numbers(self.learning_rate):
             if not 0 < rate < float("inf"):
                 raise ConfigurationError(f"learning_rate={rate} must be a positive number.")
         if self.batch_size % self.accumulate:
@@ -178,7 +183,7 @@ class SegmentationRecipe(Recipe):
     eval_size: Side = 512  # height and width, or one side: the whole picture is resized to it
 
     def _check_own(self) -> None:
-        sides(self.image_size), sides(self.eval_size)
+        sides(self.image_size), sides(self.eval_size, setting="eval_size")
         low, high = self.short_side
         if not 1 <= low <= high or self.long_side < low:
             raise ConfigurationError(
@@ -188,6 +193,8 @@ class SegmentationRecipe(Recipe):
             raise ConfigurationError(f"largest_class={self.largest_class} must be a share above 0, at most 1.")
         if not 1 <= self.stretch <= 4:
             raise ConfigurationError(f"stretch={self.stretch} must lie in 1..4.")
+        if min(self.atrous_rates) < 1:
+            raise ConfigurationError(f"atrous_rates={self.atrous_rates} must be at least 1 each.")
 
 
 @dataclass(frozen=True)
@@ -214,13 +221,19 @@ class DetectionRecipe(Recipe):
         sides(self.image_size)
         if not 1 <= self.zoom_out_most <= 8:
             raise ConfigurationError(f"zoom_out_most={self.zoom_out_most} must lie in 1..8.")
+        if not 0 < self.anchor_scales[0] < self.anchor_scales[1]:
+            raise ConfigurationError(f"anchor_scales={self.anchor_scales} must be two rising sides, in pictures.")
         if not 0 < self.matching_iou <= 1:
             raise ConfigurationError(f"matching_iou={self.matching_iou} must lie above 0, at most at 1.")
         if not 0 <= self.score_threshold < 1:
             raise ConfigurationError(f"score_threshold={self.score_threshold} must lie in 0..1.")
 
 
-def sides(size: Side) -> tuple[int, int]:
+def _numbers(value: float | ByWidth) -> list[float]:
+    return list(value.values()) if isinstance(value, dict) else [value]
+
+
+def sides(size: Side, *, setting: str = "image_size") -> tuple[int, int]:
     """(height, width) of a size.
 
     Raises:
@@ -228,5 +241,5 @@ def sides(size: Side) -> tuple[int, int]:
     """
     height, width = (size, size) if isinstance(size, int) else size
     if height < 1 or width < 1:
-        raise ConfigurationError(f"image_size={size} must be at least 1 pixel a side.")
+        raise ConfigurationError(f"{setting}={size} must be at least 1 pixel a side.")
     return height, width

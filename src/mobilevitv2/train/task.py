@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilevitv2.data.batches import SampleBatches, can_share_memory
-from mobilevitv2.data.decoded import DecodedPictures, Readable
+from mobilevitv2.data.decoded import DecodedPictures, Readable, expected_pixels
 from mobilevitv2.train.processes import is_first_process
 from mobilevitv2.train.settings import Recipe
 
@@ -161,11 +161,15 @@ class TrainingTask(ABC, Generic[RecipeT]):
 
     # ---- what tasks share
 
-    def decoded(self, split: Readable, *, short_side: int, name: str) -> DecodedPictures | None:
-        """Decoded pictures in memory, where the recipe and the machine allow it."""
-        too_large = not can_share_memory() or len(split) * short_side**2 * 16 // 9 > CACHE_LIMIT
-        if self.recipe.cache == "none" or (self.recipe.cache == "auto" and too_large):
+    def decoded(self, split: Readable, *, short_side: int, name: str, masked: bool = False) -> DecodedPictures | None:
+        """Decoded pictures in memory, where the recipe and the machine allow it; `masked`: and their masks, kept beside them."""
+        if self.recipe.cache == "none":
             return None
+        if self.recipe.cache == "auto":
+            if not can_share_memory():
+                return None
+            if expected_pixels(split, short_side=short_side) * (4 if masked else 3) > CACHE_LIMIT:
+                return None
         cache = DecodedPictures(split, short_side=short_side, threads=os.cpu_count() or 1)
         if is_first_process():
             logger.info("%d pictures of %s decoded into %.0f MB of memory", len(split), name, cache.nbytes / 1e6)

@@ -27,7 +27,7 @@ from mobilevitv2.errors import ConfigurationError, DataError
 from mobilevitv2.train.callbacks import Rhythm
 from mobilevitv2.train.checkpoints import AVERAGE_FILE, Best, best_so_far, latest_checkpoint, save_best, step_of
 from mobilevitv2.train.ema import WeightAverage
-from mobilevitv2.train.processes import world_size
+from mobilevitv2.train.processes import with_common_norms, world_size
 from mobilevitv2.train.schedule import build_optimizer, learning_rate_factor
 from mobilevitv2.train.settings import Recipe
 from mobilevitv2.train.task import TrainingTask
@@ -81,6 +81,8 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
         model.to(arguments.device)
         if recipe.channels_last:
             model.to(memory_format=torch.channels_last)
+        if recipe.sync_norms:
+            model = with_common_norms(model, arguments.device)
         self.plain_model = model
         optimizer = build_optimizer(model, recipe, width)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(recipe, width, self.steps_per_epoch))
@@ -109,11 +111,26 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
     ) -> Any:
         """The task's loss; its pictures are remembered, and its parts for the logs, all without waiting for the device."""
         step = self.state.global_step
-        found = self.task.loss(model, inputs, epochs_left=self.recipe.epochs - step / self.steps_per_epoch)
+        with self._lone_picture_told(len(inputs["indices"])):
+            found = self.task.loss(model, inputs, epochs_left=self.recipe.epochs - step / self.steps_per_epoch)
         self.seen.append((step + 1, inputs["indices"], found.loss.detach()))
         for name, part in found.parts.items():
             self.parts.setdefault(name, []).append(part)
         return (found.loss, found.outputs) if return_outputs else found.loss
+
+    @contextmanager
+    def _lone_picture_told(self, pictures: int) -> Iterator[None]:
+        """Inside, torch's refusal to take the variance of a single value (a map of one pixel of one picture) says what to do."""
+        try:
+            yield
+        except ValueError as error:
+            if pictures > 1 or "more than 1 value per channel" not in str(error):
+                raise
+            raise ConfigurationError(
+                "1 picture at a time is too few to train on: batch norms on maps of one pixel have nothing to take a mean of. "
+                f"Steps take batch_size={batch_size(self.recipe, len(self.train_dataset))} pictures, in "
+                f"accumulate={self.recipe.accumulate} parts on {world_size()} processes; leave at least 2 for each part."
+            ) from error
 
     def first_broken(self) -> tuple[int, list[str]] | None:
         """The first step since the last look at the loss whose loss was no number, and the files of its batch in this process."""
