@@ -40,18 +40,19 @@ class Calibration:
         data: a folder of pictures, a data set of any layout that the package opens (its train split, or the first it has), a glob,
             a path, or pictures.
         pictures: at most so many are used, drawn evenly.
-        weight_bits: 8, or 7 for processors without VNNI (x86 before 2019), whose 16-bit sums overflow with 8.
+        weight_bits: 7, or 8. Processors without VNNI (x86 before 2019) add products in 16 bits, which overflow with 8; docs/quantisation.md
+            has what 7 cost elsewhere.
     """
 
     data: Any
     pictures: int = 192
-    weight_bits: int = 8
+    weight_bits: int = 7
 
     def __post_init__(self) -> None:
         if self.pictures < 1:
             raise ConfigurationError(f"pictures={self.pictures}; calibration needs 1 at least, and 100 to 300 serve best.")
         if self.weight_bits not in (7, 8):
-            raise ConfigurationError(f"weight_bits={self.weight_bits}; weights are stored with 8 bits, or 7 for old processors.")
+            raise ConfigurationError(f"weight_bits={self.weight_bits}; it is 7, which every processor adds up right, or 8.")
 
     @classmethod
     def of(cls, given: Any) -> Calibration:
@@ -69,7 +70,7 @@ class Calibrated:
         skipped: what could not be read, each with the reason.
         samples: some of the held pictures as they were, to verify on.
         found: how many pictures there are in all.
-        weight_bits: as `Calibration`.
+        weight_bits: as in `Calibration`.
     """
 
     ranges: Array
@@ -77,7 +78,7 @@ class Calibrated:
     skipped: tuple[str, ...]
     samples: tuple[Image.Image, ...]
     found: int
-    weight_bits: int = 8
+    weight_bits: int = 7
 
     @property
     def note(self) -> str:

@@ -51,7 +51,7 @@ def quantised_graph(
     pixels: Array | None,
     dialect: Dialect,
     *,
-    weight_bits: int = 8,
+    weight_bits: int = 7,
     gelu: bool | None = None,
     float_parts: Collection[str] = tuple(FLOAT_PARTS),
     threads: int | None = None,
@@ -83,7 +83,7 @@ def quantised_graph(
     grids = {value: best_grid(min(found.lows), max(found.highs), found.sample) for value, found in observed.items()}
     means = {value: found.channel_means for value, found in observed.items()}
     summary = {
-        "weights": f"int{weight_bits} by channel",
+        "weights": f"int8 by channel, {weight_bits} bits of it used",
         "values": f"uint8, {len(grids)} ranges from {len(pixels)} pictures",
         "silu": "as a scaled GELU" if as_gelu else "exact",
         "float_parts": list(float_parts),
