@@ -40,8 +40,8 @@ class Calibration:
         data: a folder of pictures, a data set of any layout that the package opens (its train split, or the first it has), a glob,
             a path, or pictures.
         pictures: at most so many are used, drawn evenly.
-        weight_bits: 7, or 8. Processors without VNNI (x86 before 2019) add products in 16 bits, which overflow with 8; docs/quantisation.md
-            has what 7 cost elsewhere.
+        weight_bits: 7, or 8. Processors without VNNI (x86 before 2019) add products in 16 bits, which overflow with 8;
+            docs/quantisation.md has what 7 cost elsewhere.
     """
 
     data: Any
