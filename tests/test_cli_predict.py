@@ -168,6 +168,20 @@ def test_a_folder_of_frames(models: dict[str, str], tmp_path: Path, capsys: pyte
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["frames.segments.mp4"]
 
 
+def test_a_video_without_a_frame_does_not_keep_the_next_source_from_an_answer(
+    models: dict[str, str], clip: Path, picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = bytearray(clip.read_bytes())
+    start = content.index(b"mdat") + 4  # what comes before is whole, so that it opens as a video
+    content[start:] = bytes(len(content) - start)
+    broken = clip.with_name("broken.mp4")
+    broken.write_bytes(content)
+    assert main(["predict", str(broken), str(picture), "--model", models["detect"], "--json"]) == 1
+    first, second = json.loads(capsys.readouterr().out)
+    assert "no frame that can be decoded" in first["error"] and first["source"] == str(broken)
+    assert second["source"] == str(picture) and second["boxes"]
+
+
 def test_broken_videos_among_others(models: dict[str, str], clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     assert main(["predict", str(tmp_path / "text.mp4"), str(clip), "--model", models["detect"]]) == 1

@@ -238,7 +238,11 @@ class _Run:
 
         is_film = isinstance(group, Video)
         answers = answers_of(
-            group, self.answering, batch_size=self.batch_size, workers=self.workers, keep_pictures=self.saver is not None
+            _frames(group) if isinstance(group, Video) else group,
+            self.answering,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            keep_pictures=self.saver is not None,
         )
         total = group.count if isinstance(group, Video) else len(group)
         tables = not is_film and (total or 0) <= MOST_TABLES
@@ -264,6 +268,14 @@ class _Run:
             film.write(self.answering.draw(prediction.picture, prediction, still=False), time=prediction.time)
         elif self.saver is not None:
             self.saver.save(prediction, self.answering)
+
+
+def _frames(video: Video) -> Iterator[Named]:
+    """The frames; of a video without any that can be decoded the reason alone, so that what is named after it is answered."""
+    try:
+        yield from video
+    except ImageError as error:
+        yield Named(video.name, error)
 
 
 def _with_standard_input(sources: Sequence[str]) -> Iterator[str]:
