@@ -188,6 +188,11 @@ class _Pixels:
             return
         small = np.uint8 if len(self.split.classes) < 2**8 else np.int32
         self.masks[index] = predicted.cpu().numpy().astype(small)
+        if len(self.masks) > 4 * self.keep:  # seldom: the worst are looked for among all pictures
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Keep the masks of the first pictures and of the worst."""
         kept = {*sorted(self.masks)[: self.keep], *worst_pictures(self.picture_miou, self.keep)}
         self.masks = {each: mask for each, mask in self.masks.items() if each in kept}
 
@@ -201,6 +206,7 @@ class _Pixels:
                 f"no mask of {split.name!r} has a labelled pixel: all are {IGNORED_LABEL}, which is ignored; "
                 f"look at the masks, {split.describe(0)} for one"
             )
+        self._let_go()
         return SegmentationResult.of_counts(
             confusion,
             split=split.name,

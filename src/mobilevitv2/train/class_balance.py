@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +15,17 @@ from mobilevitv2.errors import ImageError
 
 def class_pixels(split: SegmentationSplit) -> NDArray[np.int64]:
     """Pixels of each class, (classes,); masks that cannot be read are left out, as they are of training."""
-    counts = np.zeros(len(split.classes), dtype=np.int64)
-    for index in range(len(split)):
+    classes = len(split.classes)
+
+    def counted(index: int) -> NDArray[np.int64]:
         try:
             mask = split.read_mask(index)
         except ImageError:
-            continue
-        counts += np.bincount(mask.ravel(), minlength=256)[: len(counts)]
-    return counts
+            return np.zeros(classes, dtype=np.int64)
+        return np.bincount(mask.ravel(), minlength=256)[:classes]
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        return sum(pool.map(counted, range(len(split))), np.zeros(classes, dtype=np.int64))
 
 
 def balanced_weights(pixels: Sequence[int] | NDArray[np.int64], *, power: float) -> list[float]:
