@@ -454,11 +454,12 @@ def test_convert_there_and_back_answers_the_same(
 
 def test_train_passes_everything_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     given: dict[str, Any] = {}
+    metrics = {"top1": 88.25, "mean_accuracy": 81.0, "loss": 0.4567}
 
     def train_classifier(data: str, **options: Any) -> Any:
         given.update(options, data=data)
         return SimpleNamespace(
-            interrupted=False, steps=10, seconds=120.0, metrics={"top1": 0.5}, best=Path("run/model"), output=Path("run")
+            interrupted=False, steps=10, seconds=120.0, metrics=metrics, best=Path("run/model"), output=Path("run")
         )
 
     monkeypatch.setattr("mobilevitv2.train.classify.train_classifier", train_classifier)
@@ -474,7 +475,7 @@ def test_train_passes_everything_on(monkeypatch: pytest.MonkeyPatch, capsys: pyt
         "strict": False,
     }
     out = capsys.readouterr().out
-    assert "10 steps in 2.0 minutes; top1 0.5000" in out
+    assert "10 steps in 2.0 minutes; top-1 88.25 %, mean accuracy 81.00 %, loss 0.457\n" in out
     assert "--model run/model" in out
 
 

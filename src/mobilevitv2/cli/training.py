@@ -20,6 +20,7 @@ DATA_HELP = (
     "detect: also COCO json, VOC xml, YOLO txt"
 )
 RECIPES = {"classify": "small", "segment": "segment-small", "detect": "detect-small"}
+SCORES = {"top1": "top-1", "top5": "top-5", "miou": "mIoU", "ap": "AP", "ap50": "AP50", "ap75": "AP75"}
 INTERRUPTED = 130
 
 
@@ -65,11 +66,16 @@ def train(
     if result.interrupted:
         note(f"interrupted after {result.steps} steps; the same command with --resume goes on (run: {result.output})")
         return INTERRUPTED
-    scores = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items() if isinstance(value, float))
+    scores = ", ".join(_told(name, value) for name, value in result.metrics.items() if isinstance(value, float))
     say(f"{result.steps} steps in {result.seconds / 60:.1f} minutes" + (f"; {scores}" if scores else ""))
     if result.best is not None:
         say(f"the model: {result.best}; try `mobilevitv2 predict PICTURE --model {result.best}`")
     return 0
+
+
+def _told(name: str, value: float) -> str:
+    """A score as the epochs' lines have it; all but the loss are in percent."""
+    return f"loss {value:.3f}" if name == "loss" else f"{SCORES.get(name, name.replace('_', ' '))} {value:.2f} %"
 
 
 def _trainer(task: str) -> Callable[..., TrainingResult]:
