@@ -57,6 +57,7 @@ def can_open(folder: Path) -> bool:
         and config.get("hidden_act", "swish") in ACTIVATIONS
         and bool(processor.get("do_center_crop"))
         and not processor.get("do_pad")
+        and not processor.get("do_flip_channel_order")  # the image processor itself warns of it
     )
 
 
@@ -134,7 +135,6 @@ def _metadata(config: Mapping[str, Any], processor: Mapping[str, Any], source: s
         resize={name: int(side) for name, side in processor["size"].items() if side} if processor.get("do_resize", True) else None,
         crop=crop,
         interpolation=FILTERS[int(processor.get("resample", 3))],
-        channel_order="BGR" if processor.get("do_flip_channel_order") else "RGB",
         scale=float(processor.get("rescale_factor", 1 / 255)) if processor.get("do_rescale", True) else 1.0,
         mean=tuple(processor["image_mean"]) if processor.get("do_normalize") else None,
         std=tuple(processor["image_std"]) if processor.get("do_normalize") else None,
