@@ -100,6 +100,7 @@ def test_names_and_shapes_of_litert(folder: Path):
     assert f"FloatArray({interpreter.get_output_details()[0]['shape'][1]})" in code
 
 
+@pytest.mark.filterwarnings("ignore")  # executorch warns of itself, as its own tests here have it
 @pytest.mark.skipif(find_spec("executorch") is None, reason="executorch is not installed")
 def test_shapes_of_executorch(folder: Path):
     engine = open_model(small(folder, "model.pte")).engine
