@@ -9,7 +9,7 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for a hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-if not Path("/dev/nvidiactl").exists():  # the kernels run in Triton's interpreter where there is no GPU; read when they are imported
+if not Path("/dev/nvidiactl").exists():  # without a GPU kernels run in Triton's interpreter; Triton reads this when it is imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

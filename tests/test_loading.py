@@ -22,6 +22,7 @@ from mobilevitv2 import create
 from mobilevitv2.backbone import MobileViTV2Backbone, MobileViTV2Model
 from mobilevitv2.classification import MobileViTV2ForImageClassification
 from mobilevitv2.configuration import MobileViTV2Config
+from mobilevitv2.contract import load_model
 from mobilevitv2.detection import MobileViTV2ForObjectDetection
 from mobilevitv2.errors import ConfigurationError, UnknownWeightsFormat, WeightsError, WeightsMismatch, WrongTaskError
 from mobilevitv2.segmentation import MobileViTV2ForSemanticSegmentation
@@ -446,3 +447,21 @@ def test_create_refuses_what_it_cannot_tell(tmp_path: Path) -> None:
         create(tmp_path)
     with pytest.raises(ConfigurationError, match="task='paint'"):
         create(tmp_path, task="paint")
+
+
+def test_folders_of_the_dense_tasks_give_their_trunk_only_where_a_new_head_is_asked_for(tmp_path: Path) -> None:
+    segmenter = MobileViTV2ForSemanticSegmentation(small_config())
+    segmenter.save_pretrained(tmp_path)
+    for wrong in (MobileViTV2ForObjectDetection, MobileViTV2ForImageClassification):
+        with pytest.raises(WrongTaskError, match="with segmentation_head; its answers would come from a head at random"):
+            wrong.from_pretrained(tmp_path)
+    detector = MobileViTV2ForObjectDetection.from_pretrained(tmp_path, ignore_mismatched_sizes=True)
+    ours, theirs = segmenter.mobilevitv2.state_dict(), detector.mobilevitv2.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert MobileViTV2Model.from_pretrained(tmp_path) is not None
+
+
+def test_a_classifiers_folder_is_no_segmenter_to_predict_with(tmp_path: Path) -> None:
+    MobileViTV2ForImageClassification(small_config()).save_pretrained(tmp_path)
+    with pytest.raises(WrongTaskError, match="is a model to classify; to segment, its head would be at random"):
+        load_model(tmp_path, task="segment")

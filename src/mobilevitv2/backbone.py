@@ -116,7 +116,8 @@ class MobileViTV2PreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # tran
                 training checkpoint. Of a single file the format and the configuration are told from names and shapes.
             model_args: passed on to the model's `__init__`.
             kwargs: what transformers' `from_pretrained` takes (dtype, device_map, ignore_mismatched_sizes, output_loading_info,
-                any option of the configuration, ...).
+                any option of the configuration, ...). With ignore_mismatched_sizes=True a folder or record of another task gives
+                its trunk, and the head starts at random; without, only a classifier's does.
 
         Raises:
             UnknownWeightsFormat: the file holds no MobileViTV2 weights.
@@ -126,7 +127,7 @@ class MobileViTV2PreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # tran
         if pretrained_model_name_or_path is None:  # transformers' way to hand over a state_dict
             return cast(Self, super().from_pretrained(None, *model_args, **kwargs))
         record = find_record(pretrained_model_name_or_path)
-        if record is not None:
+        if record is not None and not kwargs.get("ignore_mismatched_sizes"):
             check_task(cls.task, record)
         source = pretrained_model_name_or_path if record is None else fetch(record)
         if os.path.isfile(source):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilevitv2.class_names import known_names
-from mobilevitv2.errors import ConfigurationError, DownloadError, MobileViTV2Error
+from mobilevitv2.errors import ConfigurationError, DownloadError, MobileViTV2Error, WrongTaskError
 from mobilevitv2.weights.records import get_record, list_records
 from mobilevitv2.weights.shapes import Task
 
@@ -89,10 +89,16 @@ def load_model(source: Source, *, task: str | None = None) -> tuple[MobileViTV2P
     """
     import torch
 
-    from mobilevitv2.auto import create
+    from mobilevitv2.auto import create, told_task
 
     source = resolve(source)
     with reading(source):
+        told = task if task in (None, "backbone") else told_task(source)
+        if told != task:
+            raise WrongTaskError(
+                f"{os.fspath(source)} is a model to {told}; to {task}, its head would be at random. Choose a model of that task "
+                f"(`mobilevitv2 models --task {task}`), or train one from it."
+            )
         model = create(source, task=task, dtype=torch.float32)
         processor = load_processor(source, model.config, task=model.task)
     name_classes(model.config, source, task=model.task)

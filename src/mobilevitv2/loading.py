@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
 TRUNK_PREFIX = "mobilevitv2."
+DENSE_HEADS = ("segmentation_head", "detection_head", "extra_layers")
 TRUNK_PARTS = ("conv_stem.", "encoder.")
 # Options of the trunk; a file of another task says nothing about the rest.
 TRUNK_OPTIONS = (
@@ -139,7 +140,15 @@ def check_folder(info: Mapping[str, Any], source: str | os.PathLike[str], *, res
 
     Raises:
         WeightsMismatch: names the tensors.
+        WrongTaskError: without `resize`, a segmenter's or detector's folder for another task.
     """
+    lost, unused = set(info["missing_keys"]), set(info["unexpected_keys"])
+    foreign = sorted({name.partition(".")[0] for name in unused} & set(DENSE_HEADS))
+    if foreign and not resize and any(not is_trunk(name) for name in lost):
+        raise WrongTaskError(
+            f"{source} is a model of another task, with {' and '.join(foreign)}; its answers would come from a head at random. "
+            "Load it with the class of its task, or pass ignore_mismatched_sizes=True to train a new head on its trunk."
+        )
     misshapen = sorted(info["mismatched_keys"])
     if misshapen and not resize:
         told = "; ".join(f"{name}: {tuple(found)} in the file, {tuple(ours)} in the model" for name, found, ours in misshapen)
@@ -147,10 +156,10 @@ def check_folder(info: Mapping[str, Any], source: str | os.PathLike[str], *, res
             f"{source} has {len(misshapen)} tensors of another shape: {told}. Where a new number of classes is wanted, pass "
             "ignore_mismatched_sizes=True."
         )
-    lost = sorted(name for name in info["missing_keys"] if is_trunk(name))
-    if lost:
+    parts = sorted(name for name in lost if is_trunk(name))
+    if parts:
         raise WeightsMismatch(
-            f"{source} lacks {len(lost)} tensors of the trunk, which would be left at random: {', '.join(lost)}. "
+            f"{source} lacks {len(parts)} tensors of the trunk, which would be left at random: {', '.join(parts)}. "
             "Check that the folder holds the weights that belong to its config.json."
         )
 
