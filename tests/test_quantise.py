@@ -187,7 +187,7 @@ def test_the_graph_with_gelu_answers_nearly_the_same():
     plain, nearly = (
         open_bytes(each.to_bytes(producer="", version="", metadata={}), where="test").run(image)["y"] for each in (builder, changed)
     )
-    assert 0 < np.abs(plain - nearly).max() < 0.025
+    assert 0 < np.abs(plain - nearly).max() < 0.036  # x sigmoid(1.702 x) is within .0203 of GELU, and .0203 / .5875 is .0346
 
 
 def test_float_parts_stay_float():

@@ -41,7 +41,8 @@ def serve(
     from mobilevitv2.export.web.site import is_site
 
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)  # or a temporary folder would stay
+        for number in (signal.SIGTERM, signal.SIGINT):  # or a temporary folder would stay; a shell's background job ignores SIGINT
+            signal.signal(number, _interrupt)
     if is_site(Path(source)):
         return _serve(Path(source), port, open)
     with tempfile.TemporaryDirectory(prefix="mobilevitv2-site-") as scratch:

@@ -116,9 +116,9 @@ def serve_site(folder: Path, *, port: int | None = None, ready: Callable[[str], 
     with open_server(folder, port=port) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        if ready is not None:
-            ready(address_of(server))
         try:
+            if ready is not None:
+                ready(address_of(server))
             thread.join()
         except KeyboardInterrupt:
             pass
