@@ -11,8 +11,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mobilevitv2.classification import MobileViTV2ForImageClassification
-from mobilevitv2.configuration import MobileViTV2Config
 from mobilevitv2.data.batches import CentreCrop, PictureBatches, TrainCrop
 from mobilevitv2.data.checks import DataReport, check_classification_data
 from mobilevitv2.data.classification import ClassificationData, PictureSplit, open_classification_data
@@ -21,7 +19,7 @@ from mobilevitv2.evaluate.classification import ClassificationResult, evaluate_c
 from mobilevitv2.image_processing import MobileViTV2ImageProcessor
 from mobilevitv2.train.augment import BatchAugmentation, to_float
 from mobilevitv2.train.recipe import ClassificationRecipe, recipe_of
-from mobilevitv2.train.run import TrainingResult, is_scratch, train_task
+from mobilevitv2.train.run import TrainingResult, begin, train_task
 from mobilevitv2.train.task import CardText, StepLoss, TrainingTask, named
 
 if TYPE_CHECKING:
@@ -134,13 +132,7 @@ class ClassificationTask(TrainingTask[ClassificationRecipe]):
             "problem_type": "single_label_classification",
             "image_size": recipe.eval_crop,
         }
-        network: nn.Module
-        if is_scratch(model, recipe):
-            network = MobileViTV2ForImageClassification(MobileViTV2Config(width_multiplier=recipe.width, **options))
-        else:
-            network = MobileViTV2ForImageClassification.from_pretrained(model, ignore_mismatched_sizes=True, **options)
-        network.float()
-        return network
+        return begin(self.name, model, recipe, options=options)
 
     def processor(self) -> MobileViTV2ImageProcessor:
         """Short side and centre crop of the recipe's evaluation."""

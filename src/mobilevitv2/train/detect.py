@@ -11,21 +11,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from mobilevitv2.auto import told_task
-from mobilevitv2.configuration import MobileViTV2Config
 from mobilevitv2.data.checks_detection import DetectionReport, check_detection_data
 from mobilevitv2.data.detection import DetectionData, DetectionSplit, open_detection_data
 from mobilevitv2.data.detection_batches import BoxBatches, WholeBoxBatches
 from mobilevitv2.data.detection_transforms import DetectionCrop
 from mobilevitv2.data.segmentation_transforms import Stretched
-from mobilevitv2.detection import MobileViTV2ForObjectDetection
 from mobilevitv2.evaluate.detection import DetectionCounter, DetectionResult, evaluate_detection
 from mobilevitv2.evaluate.grids import save_box_grid
 from mobilevitv2.image_processing import MobileViTV2ImageProcessor
 from mobilevitv2.train.augment import to_float
 from mobilevitv2.train.distortion import distort
 from mobilevitv2.train.recipe import DetectionRecipe, recipe_of
-from mobilevitv2.train.run import TrainingResult, is_scratch, train_task
+from mobilevitv2.train.run import TrainingResult, begin, train_task
 from mobilevitv2.train.settings import sides
 from mobilevitv2.train.task import CardText, StepLoss, TrainingTask, named, stretching_processor
 
@@ -134,16 +131,7 @@ class DetectionTask(TrainingTask[DetectionRecipe]):
             "detection_anchor_scales": list(recipe.anchor_scales),
             **_FINEST[recipe.finest_stride],
         }
-        network: nn.Module
-        if is_scratch(model, recipe):
-            network = MobileViTV2ForObjectDetection(MobileViTV2Config(width_multiplier=recipe.width, **options, **head))
-        elif told_task(model) == "detect":
-            logger.info("%s is a detector already; it keeps its own anchors and head", os.fspath(model))
-            network = MobileViTV2ForObjectDetection.from_pretrained(model, ignore_mismatched_sizes=True, **options)
-        else:
-            network = MobileViTV2ForObjectDetection.from_pretrained(model, ignore_mismatched_sizes=True, **options, **head)
-        network.float()
-        return network
+        return begin(self.name, model, recipe, options=options, head=head)
 
     def processor(self) -> MobileViTV2ImageProcessor:
         """The whole picture at the recipe's size."""

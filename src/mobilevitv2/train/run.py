@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from mobilevitv2.auto import task_class, told_task
+from mobilevitv2.configuration import MobileViTV2Config
 from mobilevitv2.errors import ConfigurationError, DataError, MissingDependency
 from mobilevitv2.train.processes import is_first_process, world_size
 from mobilevitv2.train.recipe import save_recipe
@@ -99,12 +101,27 @@ def train_task(
     return result
 
 
-def is_scratch(model: str | os.PathLike[str], recipe: Recipe) -> bool:
-    """Whether the run begins with random weights, which is told."""
-    if os.fspath(model) != "scratch":
-        return False
-    logger.info("from scratch: random weights of width %s", recipe.width)
-    return True
+def begin(
+    task: str, model: str | os.PathLike[str], recipe: Recipe, *, options: dict[str, Any], head: dict[str, Any] | None = None
+) -> nn.Module:
+    """A network of ours to train, in float32.
+
+    Args:
+        task: what it is to learn.
+        model: "scratch", or what `from_pretrained` takes.
+        recipe: its width is that of random weights.
+        options: of the configuration.
+        head: further ones, which a model of the same task has settled already.
+    """
+    head = head or {}
+    if os.fspath(model) == "scratch":
+        logger.info("from scratch: random weights of width %s", recipe.width)
+        return task_class(task)(MobileViTV2Config(width_multiplier=recipe.width, **options, **head))
+    if head and told_task(model) == task:
+        logger.info("%s is a model to %s already; it keeps its own %s", os.fspath(model), task, ", ".join(head))
+        head = {}
+    network: nn.Module = task_class(task).from_pretrained(model, ignore_mismatched_sizes=True, **options, **head)
+    return network.float()
 
 
 def _finish(result: TrainingResult, trainer: RecipeTrainer, task: TrainingTask[Any], data: Opened, command: str) -> None:

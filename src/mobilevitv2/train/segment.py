@@ -13,8 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobilevitv2.auto import told_task
-from mobilevitv2.configuration import MobileViTV2Config
 from mobilevitv2.data.checks_segmentation import SegmentationReport, check_segmentation_data
 from mobilevitv2.data.decoded import DecodedMasks
 from mobilevitv2.data.segmentation import SegmentationData, SegmentationSplit, open_segmentation_data
@@ -30,7 +28,7 @@ from mobilevitv2.train.augment import to_float
 from mobilevitv2.train.class_balance import balanced_weights, class_pixels
 from mobilevitv2.train.distortion import blur, distort, rotate
 from mobilevitv2.train.recipe import SegmentationRecipe, recipe_of
-from mobilevitv2.train.run import TrainingResult, is_scratch, train_task
+from mobilevitv2.train.run import TrainingResult, begin, train_task
 from mobilevitv2.train.settings import sides
 from mobilevitv2.train.task import CardText, StepLoss, TrainingTask, named, stretching_processor
 
@@ -164,16 +162,7 @@ class SegmentationTask(TrainingTask[SegmentationRecipe]):
             "atrous_rates": list(recipe.atrous_rates),
             "psp_out_channels": recipe.psp_out_channels,
         }
-        network: nn.Module
-        if is_scratch(model, recipe):
-            network = MobileViTV2ForSemanticSegmentation(MobileViTV2Config(width_multiplier=recipe.width, **options, **head))
-        elif told_task(model) == "segment":
-            logger.info("%s is a segmenter already; it keeps its own head and output stride", os.fspath(model))
-            network = MobileViTV2ForSemanticSegmentation.from_pretrained(model, ignore_mismatched_sizes=True, **options)
-        else:
-            network = MobileViTV2ForSemanticSegmentation.from_pretrained(model, ignore_mismatched_sizes=True, **options, **head)
-        network.float()
-        return network
+        return begin(self.name, model, recipe, options=options, head=head)
 
     def processor(self) -> MobileViTV2ImageProcessor:
         """The whole picture at the size of the recipe's evaluation."""
