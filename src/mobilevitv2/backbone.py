@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,11 @@ from mobilevitv2.configuration import MobileViTV2Config
 from mobilevitv2.errors import ConfigurationError
 from mobilevitv2.loading import check_folder, check_task, find_record, load_file
 from mobilevitv2.weights import fetch
+
+if TYPE_CHECKING:
+    from mobilevitv2.export.program import Suppression
+    from mobilevitv2.export.report import ExportReport
+    from mobilevitv2.image_processing import MobileViTV2ImageProcessor
 
 
 class Encoder(nn.Module):
@@ -173,6 +178,51 @@ class MobileViTV2PreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # tran
             channels_last=channels_last,
             kernels=kernels,
             cuda_graphs=cuda_graphs,
+        )
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        format: str | None = None,
+        precision: str = "fp32",
+        size: tuple[int, int] | None = None,
+        dynamic: bool = False,
+        preprocessing: bool = False,
+        postprocessing: bool = True,
+        suppression: Suppression | None = None,
+        calibration: Any = None,
+        processor: MobileViTV2ImageProcessor | None = None,
+        pictures: Iterable[Any] | None = None,
+        source: str | None = None,
+        licence: str | None = None,
+        overwrite: bool = False,
+        threads: int | None = None,
+    ) -> ExportReport:
+        """Write the model for a device's runtime, run the file there, and compare it with this model.
+
+        The path's ending tells the format: .onnx, .xml (OpenVINO), .pte (ExecuTorch), .tflite (LiteRT) or .mlpackage (Core ML).
+        See `mobilevitv2.export.export` for the options, the report and the errors; the model itself is left as it is.
+        """
+        from mobilevitv2.export.exporting import export
+
+        return export(
+            self,
+            path,
+            format=format,
+            precision=precision,
+            size=size,
+            dynamic=dynamic,
+            preprocessing=preprocessing,
+            postprocessing=postprocessing,
+            suppression=suppression,
+            calibration=calibration,
+            processor=processor,
+            pictures=pictures,
+            source=source,
+            licence=licence,
+            overwrite=overwrite,
+            threads=threads,
         )
 
     @torch.no_grad()

@@ -143,6 +143,20 @@ def load_processor(source: Source, config: MobileViTV2Config, *, task: str = "cl
     elif not os.path.isfile(place):  # a complete folder, or a hub id
         loaded: MobileViTV2ImageProcessor = MobileViTV2ImageProcessor.from_pretrained(place)
         return loaded
+    return official_processor(config, task=task)
+
+
+def own_processor(model: MobileViTV2PreTrainedModel) -> MobileViTV2ImageProcessor | None:
+    """The image processor of the record or folder that a model was loaded from; None where it does not say, or is not there."""
+    origin = str(getattr(model.config, "_name_or_path", "") or "")
+    if Path(origin, "preprocessor_config.json").is_file():
+        return load_processor(origin, model.config, task=model.task)
+    record = next((each for each in list_records() if origin in (each.name, each.hub_id)), None) if origin else None
+    return None if record is None else load_processor(record.name, model.config, task=model.task)
+
+
+def official_processor(config: MobileViTV2Config, *, task: str = "classify") -> MobileViTV2ImageProcessor:
+    """The image processor of the official validation at the model's input size."""
     if task in WHOLE_PICTURE_TASKS:
         return whole_picture_processor(config)
     crop = min(config.input_size)

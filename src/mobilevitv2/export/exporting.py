@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import secrets
 import shutil
@@ -69,7 +70,8 @@ def export(
         calibration: data for "int8": a folder of pictures, a data set of any layout that the package opens, paths, pictures, or a
             `mobilevitv2.export.quantise.Calibration` with settings. Pictures that cannot be read are skipped, and named in the
             report.
-        processor: of `model`, where that is a model; the official validation's where None.
+        processor: of `model`, where that is a model; where None that of the folder or record it was loaded from, else the official
+            validation's, which the report notes.
         task: where a source does not tell.
         pictures: to compare on, paths or pictures; where None, some of the calibration's that were kept from the ranges, or
             photographs that are at hand, and made pictures.
@@ -83,6 +85,8 @@ def export(
         WeightsError: weights that cannot be read, or a file that does not answer as PyTorch does; it is gone then.
     """
     place = Path(path)
+    if format == "web":
+        raise ConfigurationError("format='web' is a folder of files: call mobilevitv2.export.web.export_site, or the command.")
     fmt = get_format(format or _told_format(place))
     _check_request(fmt, precision, calibration)
     place = _check_path(place, fmt, overwrite)
@@ -96,7 +100,10 @@ def export(
         model, own = load_model(model, task=task)
         processor = processor or own
     _check_task(model, task)
-    processor = processor or _usual_processor(model)
+    model = _plain(model)
+    notes: tuple[str, ...] = ()
+    if processor is None:
+        processor, notes = _processor_of(model)
     size = size or natural_size(model, processor)
     check_size(size, dynamic=dynamic)
     limits = (suppression or Suppression()) if model.task == "detect" and postprocessing and fmt.suppression else None
@@ -110,9 +117,10 @@ def export(
         preprocessing=preprocessing,
         postprocessing=postprocessing,
         suppression=limits,
-        source=source,
+        source=source or _origin(model),
         licence=licence,
     )
+    metadata = replace(metadata, notes=notes)
     calibrated = None
     if calibration is not None:
         from mobilevitv2.export.quantise.calibration import Calibration, read_calibration
@@ -242,11 +250,29 @@ def _free_axes(fmt: ExportFormat, dynamic: bool) -> tuple[str, ...]:
     return fmt.free_axes
 
 
-def _usual_processor(model: MobileViTV2PreTrainedModel) -> MobileViTV2ImageProcessor:
-    from mobilevitv2.contract import whole_picture_processor
-    from mobilevitv2.image_processing import MobileViTV2ImageProcessor
+def _plain(model: MobileViTV2PreTrainedModel) -> MobileViTV2PreTrainedModel:
+    """The model in evaluation mode, in float32 on the processor; a copy where it is not, so that the caller's stays as it is."""
+    import torch
 
-    return MobileViTV2ImageProcessor() if model.task == "classify" else whole_picture_processor(model.config)
+    tensors = (*model.parameters(), *model.buffers())
+    as_wanted = all(each.device.type == "cpu" and each.dtype in (torch.float32, torch.int64) for each in tensors)
+    return model if as_wanted and not model.training else copy.deepcopy(model).to("cpu", torch.float32).eval()
+
+
+def _processor_of(model: MobileViTV2PreTrainedModel) -> tuple[MobileViTV2ImageProcessor, tuple[str, ...]]:
+    """Of a model: that of the folder or record it came from; else the official validation's, with a note that says so."""
+    from mobilevitv2.contract import official_processor, own_processor
+
+    found = own_processor(model)
+    if found is not None:
+        return found, ()
+    return official_processor(model.config, task=model.task), ("pictures are prepared as the official validation does it",)
+
+
+def _origin(model: MobileViTV2PreTrainedModel) -> str | None:
+    """What the model was loaded from."""
+    name = str(getattr(model.config, "_name_or_path", "") or "")
+    return _source_name(name) if name else None
 
 
 def _source_name(source: str | os.PathLike[str]) -> str:

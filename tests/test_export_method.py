@@ -1,0 +1,109 @@
+"""`model.export`: a method of every model class, with the options and the report of `mobilevitv2.export.export` and of the command."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+import torch
+from small_models import randomise, small_config
+from test_export_onnx import CLASSES, OUTPUTS, PICTURES, model_of
+
+from mobilevitv2 import MobileViTV2Model, MobileViTV2PreTrainedModel, create
+from mobilevitv2.errors import ConfigurationError
+from mobilevitv2.export import export
+from mobilevitv2.runtime import open_model
+
+needs_onnx = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
+
+
+@needs_onnx
+@pytest.mark.parametrize("task", ["classify", "segment", "detect"])
+def test_every_model_class_exports_itself(task: str, tmp_path: Path) -> None:
+    report = model_of(task).export(tmp_path / "model.onnx", size=(64, 64), pictures=PICTURES, threads=1)
+    assert report.verification is not None
+    assert report.verification.comparison.agreement > 0.999
+    model = open_model(tmp_path / "model.onnx")
+    assert model.task == task
+    assert list(model.engine.outputs) == OUTPUTS[task]
+    assert json.loads((tmp_path / "model.report.json").read_text())["run"]
+
+
+def test_the_options_are_those_of_the_function() -> None:
+    of_model = dict(inspect.signature(MobileViTV2PreTrainedModel.export).parameters)
+    of_function = dict(inspect.signature(export).parameters)
+    del of_model["self"], of_function["model"], of_function["task"]  # a model has its task
+    assert {name: each.default for name, each in of_model.items()} == {name: each.default for name, each in of_function.items()}
+    assert [name for name, each in of_model.items() if each.kind is each.POSITIONAL_OR_KEYWORD] == ["path"]
+
+
+def test_the_command_has_no_option_that_the_function_has_not() -> None:
+    from mobilevitv2.cli.exporting import export as verb
+
+    renamed = {"calibrate": "calibration", "raw_outputs": "postprocessing"}
+    of_command = {renamed.get(name, name) for name in inspect.signature(verb).parameters} - {"also", "ort_web", "json"}
+    assert of_command <= set(inspect.signature(export).parameters)
+    assert get_type_hints(verb)["return"] is int
+
+
+@needs_onnx
+def test_the_file_is_that_of_the_command(tmp_path: Path) -> None:
+    name = "mobilevitv2-0.75-objects112"
+    ours = create(name).export(tmp_path / "model.onnx", pictures=PICTURES, threads=1)
+    theirs = export(name, tmp_path / "command.onnx", pictures=PICTURES, threads=1)
+    assert ours.metadata == theirs.metadata
+    assert ours.metadata.picture.resize == {"shortest_edge": 272}
+    assert (tmp_path / "model.onnx").read_bytes() == (tmp_path / "command.onnx").read_bytes()
+
+
+@needs_onnx
+def test_a_folders_image_processor_is_found(tmp_path: Path) -> None:
+    from mobilevitv2 import MobileViTV2ImageProcessor
+
+    randomise(CLASSES["classify"](small_config())).save_pretrained(tmp_path / "mine")
+    MobileViTV2ImageProcessor(size={"shortest_edge": 80}, crop_size={"height": 64, "width": 64}).save_pretrained(tmp_path / "mine")
+    report = create(tmp_path / "mine").export(tmp_path / "model.onnx", pictures=PICTURES)
+    assert (report.metadata.source, report.metadata.picture.resize) == ("mine", {"shortest_edge": 80})
+    assert report.notes == ()
+
+
+@needs_onnx
+def test_what_pictures_the_model_wants_is_said_where_it_was_assumed(tmp_path: Path) -> None:
+    report = model_of("classify").export(tmp_path / "model.onnx", size=(64, 64), pictures=PICTURES)
+    assert any("official validation" in note for note in report.notes)
+
+
+@needs_onnx
+def test_the_model_stays_as_it_is(tmp_path: Path) -> None:
+    model = model_of("classify").to(torch.float64).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.export(tmp_path / "model.onnx", size=(64, 64), pictures=PICTURES)
+    assert model.training
+    after: dict[str, Any] = model.state_dict()
+    assert all(value.dtype == before[name].dtype and torch.equal(value, before[name]) for name, value in after.items())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"path": "model.onnx", "precision": "int8"}, "needs pictures"),
+        ({"path": "model.onnx", "precision": "fp8"}, "'fp8' is unknown"),
+        ({"path": "site", "format": "web"}, "export_site"),
+        ({"path": "model.tfl"}, "does not tell its format"),
+    ],
+)
+def test_bad_requests_are_answered(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        model_of("classify").export(**{**settings, "path": tmp_path / settings["path"]})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trunk_has_no_exported_form(tmp_path: Path) -> None:
+    if find_spec("onnxruntime") is None:
+        pytest.skip("onnxruntime is not installed")
+    with pytest.raises(ConfigurationError, match="no exported form"):
+        MobileViTV2Model(small_config()).export(tmp_path / "model.onnx")
