@@ -59,9 +59,9 @@ def _serve(folder: Path, port: int | None, open_browser: bool) -> int:
     from mobilevitv2.export.web.serving import serve_site
 
     def ready(address: str) -> None:
-        say(address)
-        sys.stdout.flush()  # a program that started this waits for it
         note("Ctrl-C stops it")
+        say(address)  # last: a program that started this waits for it
+        sys.stdout.flush()
         if open_browser:
             import webbrowser
 
