@@ -59,6 +59,28 @@ def test_other_configurations_are_equal(options: dict[str, Any]) -> None:
     assert relative_difference(logits(optimize_for_inference(model, device="cpu"), pictures()), logits(model, pictures())) < 1e-5
 
 
+def test_projections_are_merged_with_the_expansions_behind_them() -> None:
+    fast = optimize_for_inference(classifier(width_multiplier=1.0), device="cpu")
+    shapes = {name: tuple(unit.convolution.weight.shape[:2]) for name, unit in fast.mobilevitv2.merged.items()}
+    assert shapes == {"0": (128, 64), "2": (512, 128), "3": (768, 192)}
+
+
+def test_hidden_states_are_those_of_the_plain_model() -> None:
+    model, x = classifier(), pictures(2, height=96)
+    fast = optimize_for_inference(model, device="cpu")
+    with torch.inference_mode():
+        ours, plain = (each(x, output_hidden_states=True) for each in (fast, model))
+    assert relative_difference(ours.logits, plain.logits) < 1e-5
+    for mine, other in zip(ours.hidden_states, plain.hidden_states, strict=True):
+        assert relative_difference(mine, other) < 1e-5
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_classifiers_of_other_strides_are_equal(output_stride: int) -> None:
+    model = classifier(output_stride=output_stride)
+    assert relative_difference(logits(optimize_for_inference(model, device="cpu"), pictures()), logits(model, pictures())) < 1e-5
+
+
 def test_half_precision_is_no_further_from_float32_than_the_plain_model() -> None:
     model = classifier()
     fast = optimize_for_inference(model, device="cpu", dtype="bfloat16")

@@ -18,11 +18,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobilevitv2.blocks import Activation, ConvNormAct, InvertedResidual, MobileViTV2Block, TransformerLayer, resize_to_patches
+from mobilevitv2.blocks import (
+    Activation,
+    ConvNormAct,
+    InvertedResidual,
+    MobileNetLayer,
+    MobileViTV2Block,
+    TransformerLayer,
+    resize_to_patches,
+)
 from mobilevitv2.inference.activations import Kind, kind_of
 from mobilevitv2.inference.fold import FoldedAttention
 
 LARGEST_LINEAR = 64 * 64
+FEWEST_ROWS = 17
+"""Rows that oneDNN's product pays for; starting it takes some 25 us, torch's own 5."""
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -41,6 +51,8 @@ def _packed(module: nn.Module) -> nn.Module:
         return PackedConvolution(module.convolution, module.activation)
     if type(module) is InvertedResidual:
         return PackedInvertedResidual(module)
+    if type(module) is MobileNetLayer:
+        return PackedMobileNetLayer(module)
     return PackedBlock(module) if type(module) is MobileViTV2Block else module
 
 
@@ -69,11 +81,12 @@ class PackedLinear(_Packed):
 
     def forward(self, rows: Tensor, *, relu: bool = False, add: Tensor | None = None) -> Tensor:
         """(..., in) -> (..., out); `add` has the shape of the result."""
-        if rows.dtype not in PACKED_DTYPES:
+        count = rows.numel() // rows.shape[-1]
+        if count < FEWEST_ROWS or rows.dtype not in PACKED_DTYPES:
             out = F.linear(rows, self.weight, self.bias)
             return (F.relu(out) if relu else out) if add is None else out + add
         if self._weights is None:
-            self._weights = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), rows.numel() // rows.shape[-1])
+            self._weights = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), count)
         if add is not None:
             return torch.ops.mkldnn._linear_pointwise.binary(rows, add, self._weights, self.bias, "add")  # type: ignore[no-any-return]
         attribute = "relu" if relu else "none"
@@ -132,10 +145,30 @@ class PackedInvertedResidual(nn.Module):
         self.use_residual = plain.use_residual
         self.expand_1x1, self.conv_3x3, self.reduce_1x1 = plain.expand_1x1, plain.conv_3x3, plain.reduce_1x1
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), sides rounded up."""
-        y = self.conv_3x3(self.expand_1x1(x))
+    def forward(self, x: Tensor, *, expand: nn.Module | None = None, whole: bool = True) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), sides rounded up.
+
+        `expand` stands for the first unit; with whole=False the last one is left out.
+        """
+        y: Tensor = self.conv_3x3((self.expand_1x1 if expand is None else expand)(x))
+        if not whole:
+            return y
         return self.reduce_1x1(y, add=x) if self.use_residual else self.reduce_1x1(y)  # type: ignore[no-any-return]
+
+
+class PackedMobileNetLayer(MobileNetLayer):
+    """Stands for a MobileNetLayer."""
+
+    def __init__(self, plain: MobileNetLayer) -> None:
+        nn.Module.__init__(self)
+        self.layer = plain.layer
+
+    def forward(self, x: Tensor, *, expand: nn.Module | None = None, whole: bool = True) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), sides rounded up; options as its parts have them."""
+        final = len(self.layer) - 1
+        for index, layer in enumerate(self.layer):
+            x = layer(x, expand=expand if index == 0 else None, whole=whole or index < final)
+        return x
 
 
 class PackedAttention(FoldedAttention):
@@ -150,14 +183,20 @@ class PackedAttention(FoldedAttention):
 
     def context_scores(self, x: Tensor) -> Tensor:
         """(B, P, N, D) -> (B, 1, P, N), in float32 or wider."""
-        query = F.linear(x, self.query.weight, self.query.bias).squeeze(-1)
-        return torch.softmax(query, dim=-1, dtype=torch.float32)[:, None]
+        return self._scores(x)[:, None]
+
+    def _scores(self, x: Tensor) -> Tensor:
+        """(B, P, N, D) -> (B, P, N). A bias that all tokens have in common changes no softmax, so it is left out."""
+        query = torch.mv(x.reshape(-1, self.dim), self.query.weight[0]).view(x.shape[:3])
+        return torch.softmax(query, dim=-1, dtype=torch.float32)
 
     def forward(self, x: Tensor, *, add: Tensor | None = None) -> Tensor:
         """(B, P, N, D) -> (B, P, N, D), plus `add`."""
-        scores = self.context_scores(x).transpose(1, 2).to(x.dtype)  # (B, P, 1, N)
-        context = self.key(scores @ x)  # (B, P, 1, D)
-        return self.out_proj(self.value(x, relu=True).mul_(context), add=add)  # type: ignore[no-any-return]
+        batch, pixels, patches, dim = x.shape
+        scores = self._scores(x).to(x.dtype).view(-1, 1, patches)
+        context = self.key(torch.bmm(scores, x.view(-1, patches, dim)).view(-1, dim))  # (B P, D)
+        value = self.value(x, relu=True).mul_(context.view(batch, pixels, 1, dim))
+        return self.out_proj(value, add=add)  # type: ignore[no-any-return]
 
 
 class PackedTransformerLayer(nn.Module):
@@ -183,7 +222,8 @@ class PackedTransformerLayer(nn.Module):
 
 def standardise(x: Tensor, eps: float) -> Tensor:
     """(B, P, N, D) with mean 0 and variance 1 over each picture: GroupNorm of one group, in the layout at hand."""
-    return F.layer_norm(x, x.shape[1:], eps=eps)
+    rows = x.reshape(x.shape[0], -1)  # of one axis, whose length torch finds out sooner
+    return F.layer_norm(rows, rows.shape[1:], eps=eps).view(x.shape)
 
 
 class PackedBlock(MobileViTV2Block):
@@ -198,14 +238,28 @@ class PackedBlock(MobileViTV2Block):
         self.transformer = nn.Sequential(*(PackedTransformerLayer(layer) for layer in layers))  # type: ignore[assignment]
         self.conv_projection = plain.conv_projection
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), sides rounded up to whole patches."""
-        x = resize_to_patches(self.downsampling_layer(x), self.patch_size)  # (B, C, H, W)
+    def forward(self, x: Tensor, *, expand: nn.Module | None = None, whole: bool = True) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), sides rounded up to whole patches.
+
+        `expand` stands for the first unit; with whole=False the last one is left out: (B, D, H / stride, W / stride).
+        """
+        rows, height, width = self._tokens(x, expand)
+        x = _from_rows(rows, self.patch_size, height, width)
+        return self.conv_projection(x) if whole else x
+
+    def pooled(self, x: Tensor, *, expand: nn.Module | None = None) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels): the mean over the block's output."""
+        rows, _, _ = self._tokens(x, expand)
+        mean = rows.mean(dim=(1, 2), dtype=torch.float32).to(rows.dtype) if rows.dtype in PACKED_DTYPES else rows.mean(dim=(1, 2))
+        convolution = self.conv_projection.convolution
+        return F.linear(mean, convolution.weight.flatten(1), convolution.bias)
+
+    def _tokens(self, x: Tensor, expand: nn.Module | None) -> tuple[Tensor, int, int]:
+        """What the last unit takes, as rows (B, P, N, D), and the sides of the map."""
+        x = resize_to_patches(self.downsampling_layer(x, expand=expand), self.patch_size)  # (B, C, H, W)
         x = self.conv_1x1(self.conv_kxk(x))  # (B, D, H, W)
         height, width = x.shape[-2:]
-        x = standardise(self.transformer(_to_rows(x, self.patch_size)), self.eps)
-        out: Tensor = self.conv_projection(_from_rows(x, self.patch_size, height, width))  # (B, C, H, W)
-        return out
+        return standardise(self.transformer(_to_rows(x, self.patch_size)), self.eps), height, width
 
 
 def _to_rows(x: Tensor, side: int) -> Tensor:

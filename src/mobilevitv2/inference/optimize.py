@@ -94,7 +94,9 @@ def optimize_for_inference(
         fused = fuse_modules(fast)
     elif chosen_device.type == "cpu" and channels_last and mode is None and _packing_available():
         from mobilevitv2.inference.cpu import pack_modules
+        from mobilevitv2.inference.merging import merge_stages
 
+        merge_stages(fast)
         pack_modules(fast)
         packed = True
     fast.to(chosen_dtype)
