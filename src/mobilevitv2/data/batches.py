@@ -4,6 +4,7 @@ device, in batches (`train/augment.py`): what crosses the bus is one byte a chan
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,10 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.utils.data import Dataset, Sampler
-from torchvision.transforms import InterpolationMode, RandomResizedCrop
+from torch.utils.data import Dataset, Sampler, get_worker_info
+from torchvision.transforms import InterpolationMode
 
 from mobilevitv2.data.decoded import DecodedPictures
+from mobilevitv2.data.decoding import ByteArray, EncodedPicture
+from mobilevitv2.data.resizing import resized
 from mobilevitv2.errors import DataError, ImageError
 
 if TYPE_CHECKING:
@@ -30,11 +33,16 @@ PIL_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling
 TORCHVISION_FILTERS = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}
 
 
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels, the last two outside."""
+
+
 @dataclass(frozen=True)
 class TrainCrop:
     """A random part of the picture, stretched to a square, mirrored half of the time: (size, size, 3) uint8.
 
-    `scale` is the range of the part's share of the area, `ratio` that of its width over height.
+    `scale` is the range of the part's share of the area, `ratio` that of its width over height. What is drawn, and the pixels, are
+    those of torchvision's `RandomResizedCrop`: ten tries, then the middle; cut first, resized then.
     """
 
     size: int
@@ -43,13 +51,56 @@ class TrainCrop:
     flip: float = 0.5
     interpolation: str = "bicubic"
 
-    def __call__(self, picture: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Cut, resize and perhaps mirror one picture."""
-        top, left, height, width = RandomResizedCrop.get_params(picture, list(self.scale), list(self.ratio))
-        box = (left, top, left + width, top + height)
-        picture = picture.resize((self.size, self.size), PIL_FILTERS[self.interpolation], box=box)
+    def __call__(self, picture: Image.Image | ByteArray) -> ByteArray:
+        """Cut, resize and perhaps mirror one picture, (H, W, 3) where it is an array."""
         pixels = np.asarray(picture)
-        return pixels[:, ::-1] if torch.rand(()) < self.flip else pixels
+        return self.cut(pixels, self.draw(pixels.shape[1], pixels.shape[0]))
+
+    def draw(self, width: int, height: int) -> Box:
+        """A part of a picture of this size, drawn from torch's random numbers."""
+        shares, ratios, *places = torch.rand(4, 10).tolist()  # one call: each costs more than all the arithmetic
+        low, high = (math.log(ratio) for ratio in self.ratio)
+        for share, wide, *place in zip(shares, ratios, *places, strict=True):
+            area = width * height * (self.scale[0] + (self.scale[1] - self.scale[0]) * share)
+            ratio = math.exp(low + (high - low) * wide)
+            across, down = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < across <= width and 0 < down <= height:
+                left, top = (int(at * (rest + 1)) for at, rest in zip(place, (width - across, height - down), strict=True))
+                return left, top, left + across, top + down
+        across = min(width, max(1, round(height * self.ratio[1])))
+        down = min(height, max(1, round(width / self.ratio[0])))
+        left, top = (width - across) // 2, (height - down) // 2
+        return left, top, left + across, top + down
+
+    def cut(self, pixels: ByteArray, box: Box) -> ByteArray:
+        """A part of a picture, (H, W, 3), resized and perhaps mirrored."""
+        left, top, right, bottom = box
+        part = pixels[top:bottom, left:right]
+        if torch.rand(()) < self.flip:
+            part = part[:, ::-1]
+        return resized(part, (self.size, self.size), interpolation=self.interpolation)
+
+    def of_file(self, picture: EncodedPicture) -> ByteArray:
+        """Cut from a file. Of a large JPEG no more is decoded than the part needs, which is drawn first. Raises ImageError."""
+        if not picture.shrinks:
+            return self(picture.pixels())
+        width, height = picture.size()
+        box = self.draw(width, height)
+        # Twice the pixels that the crop has of the part, so that the filter here and not the decoder decides what is seen.
+        across, down = box[2] - box[0], box[3] - box[1]
+        pixels = picture.pixels(short_side=math.ceil(min(width, height) * 2 * self.size / min(across, down)))
+        return self.cut(pixels, _scaled(box, (width, height), pixels))
+
+
+def _scaled(box: Box, size: tuple[int, int], pixels: ByteArray) -> Box:
+    """A part of a picture of (width, height) in the pixels that were decoded of it, at least one of them each way."""
+    height, width = pixels.shape[:2]
+    if (width, height) == size:
+        return box
+    left, right = (round(at * width / size[0]) for at in box[::2])
+    top, bottom = (round(at * height / size[1]) for at in box[1::2])
+    left, top = min(left, width - 1), min(top, height - 1)
+    return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
 @dataclass(frozen=True)
@@ -60,8 +111,10 @@ class CentreCrop:
     resize: int
     interpolation: str = "bicubic"
 
-    def __call__(self, picture: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def __call__(self, picture: Image.Image | ByteArray) -> ByteArray:
         """Resize one picture and cut out its middle."""
+        if isinstance(picture, np.ndarray):
+            picture = Image.fromarray(picture)
         picture = _without_far_ends(picture)
         scale = self.resize / min(picture.size)
         width, height = (max(self.resize, int(side * scale)) for side in picture.size)
@@ -146,13 +199,18 @@ class PictureBatches(SampleBatches["PictureSplit"]):
 
     def sample(self, index: int) -> Sample:
         """One picture, cut, and its class."""
-        picture = self.split.read(index) if self.cache is None else self.cache.read(index)
-        return {"pixel_values": channels_first(self.transform(picture)), "labels": torch.tensor(int(self.split.labels[index]))}
+        if self.cache is not None:
+            pixels = self.transform(self.cache.pixels(index))
+        elif isinstance(self.transform, TrainCrop):
+            pixels = self.transform.of_file(self.split.picture(index))
+        else:
+            pixels = self.transform(self.split.picture(index).pixels())
+        return {"pixel_values": channels_first(pixels), "labels": torch.tensor(int(self.split.labels[index]))}
 
 
-def channels_first(pixels: NDArray[np.uint8]) -> torch.Tensor:
-    """(H, W, 3) -> (3, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+def channels_first(pixels: ByteArray) -> torch.Tensor:
+    """(H, W, 3) -> (3, H, W), channels last in memory as before."""
+    return torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)
 
 
 def random_numbers() -> np.random.Generator:
@@ -168,8 +226,20 @@ def stack_samples(samples: Sequence[Sample]) -> dict[str, Any]:
     batch: dict[str, Any] = {name: [sample[name] for sample in samples] for name in samples[0] if name != "index"}
     for name in ("pixel_values", "labels"):
         if name in batch:
-            batch[name] = torch.stack(batch[name])
+            batch[name] = _stacked(batch[name])
     return {**batch, "indices": [sample["index"] for sample in samples]}
+
+
+def _stacked(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """One tensor of all, laid in memory as they are; in a worker it lies where the parent sees it, not to be copied there after."""
+    inside = get_worker_info() is not None
+    pictures = tensors[0].ndim == 3 and tensors[0].stride(0) == 1  # (3, H, W), channels last in memory
+    parts = [tensor.permute(1, 2, 0) for tensor in tensors] if pictures else tensors
+    made = torch.empty((len(parts), *parts[0].shape), dtype=parts[0].dtype)
+    if inside:
+        made.share_memory_()
+    torch.stack(parts, out=made)
+    return made.permute(0, 3, 1, 2) if pictures else made
 
 
 if sys.platform == "linux":
@@ -178,8 +248,8 @@ if sys.platform == "linux":
     class _QuietFork(ForkProcess):
         """A forked process without Python's warning (from 3.12 on) that a process with threads was forked.
 
-        torch always has threads. The workers run Python, numpy and Pillow alone and never wait for one of the parent's threads;
-        this is how DataLoader starts its workers on Linux anyway (until Python 3.14), and only a fork sees the decoded pictures
+        torch always has threads. The workers run Python, numpy, Pillow and torch's operations on one thread, and never wait for
+        one of the parent's threads; this is how DataLoader starts its workers on Linux anyway (until Python 3.14), and only a fork sees the decoded pictures
         without copying them.
         """
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mobilevitv2.data.decoding import ByteArray, EncodedPicture
+from mobilevitv2.data.resizing import resized
 from mobilevitv2.errors import ImageError
-
-ByteArray = NDArray[np.uint8]
 
 
 class Readable(Protocol):
@@ -20,8 +20,8 @@ class Readable(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, index: int) -> Image.Image:
-        """The picture as 8-bit RGB, upright. Raises ImageError."""
+    def picture(self, index: int) -> EncodedPicture:
+        """The file. Raises ImageError where it cannot be had."""
 
 
 class Masked(Readable, Protocol):
@@ -49,8 +49,9 @@ class _Block:
         self._shapes = [array.shape for array in arrays]
         self._offsets = np.concatenate([[0], np.cumsum([array.size for array in arrays], dtype=np.int64)])
         self.content = np.empty(int(self._offsets[-1]), dtype=np.uint8)
-        for index, array in enumerate(arrays):
-            self.content[self._offsets[index] : self._offsets[index + 1]] = array.reshape(-1)
+        arrays.reverse()
+        for index in range(count):  # each is given up as it is moved: all of them twice might be more than there is
+            self.content[self._offsets[index] : self._offsets[index + 1]] = arrays.pop().reshape(-1)
 
     def __getitem__(self, index: int) -> ByteArray:
         if index in self.errors:
@@ -74,12 +75,16 @@ class DecodedPictures:
         """Memory taken by the pixels."""
         return int(self._block.content.nbytes)
 
-    def read(self, index: int) -> Image.Image:
-        """One picture.
+    def pixels(self, index: int) -> ByteArray:
+        """One picture, (H, W, 3), in place.
 
         Raises:
             ImageError: it could not be read when the block was filled.
         """
+        return self._block[index]
+
+    def read(self, index: int) -> Image.Image:
+        """One picture, copied. Raises ImageError as `pixels`."""
         return Image.fromarray(self._block[index])
 
     def scale(self, index: int) -> NDArray[np.float32]:
@@ -88,14 +93,16 @@ class DecodedPictures:
         return scale
 
     def _decode(self, index: int) -> ByteArray:
-        picture = self._split.read(index)
-        size = picture.size
+        picture = self._split.picture(index)
+        pixels = picture.pixels(short_side=2 * self._short_side)  # the last halving by the filter here, not by the decoder
+        height, width = pixels.shape[:2]
+        size = picture.size() if picture.shrinks else (width, height)
         scale = self._short_side / min(size)
-        if scale < 1:
-            width, height = (max(1, round(side * scale)) for side in size)
-            picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-            self._scales[index] = width / size[0], height / size[1]
-        return np.asarray(picture)
+        if scale >= 1:
+            return pixels
+        wanted = tuple(max(1, round(side * scale)) for side in size)
+        self._scales[index] = wanted[0] / size[0], wanted[1] / size[1]
+        return resized(pixels, (wanted[1], wanted[0]), interpolation="bicubic")
 
 
 def expected_pixels(split: Readable, *, short_side: int, looked_at: int = 24) -> float:
@@ -103,7 +110,7 @@ def expected_pixels(split: Readable, *, short_side: int, looked_at: int = 24) ->
     kept = []
     for index in np.unique(np.linspace(0, len(split) - 1, min(looked_at, len(split))).astype(int)).tolist():
         try:
-            width, height = split.read(index).size
+            width, height = split.picture(index).size()
         except ImageError:
             continue
         kept.append(width * height * min(1.0, short_side / min(width, height)) ** 2)

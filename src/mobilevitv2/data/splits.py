@@ -13,6 +13,8 @@ from mobilevitv2.errors import ConfigurationError
 if TYPE_CHECKING:
     from PIL import Image
 
+    from mobilevitv2.data.decoding import EncodedPicture
+
 ORDER: tuple[str, ...] = ("train", "validation", "test")
 
 
@@ -50,6 +52,12 @@ class PictureReader:
     def encoded(self, index: int) -> bytes:
         """The file as it is, a JPEG say; ImageError where it cannot be had."""
         return self.pictures.encoded(index)
+
+    def picture(self, index: int) -> EncodedPicture:
+        """The file as `decoding.py` takes it: its size, and its pixels by the fastest decoder. Raises ImageError as `encoded`."""
+        from mobilevitv2.data.decoding import EncodedPicture
+
+        return EncodedPicture(self.encoded(index), self.describe(index))
 
     def describe(self, index: int) -> str:
         """The picture's path, or file and row: "train-00000-of-00004.parquet row 17"."""
