@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mobilevitv2.cli.arguments import Verb, arguments_of
+from mobilevitv2.cli.benchmarking import benchmark
 from mobilevitv2.cli.evaluating import evaluate
 from mobilevitv2.cli.exporting import export
 from mobilevitv2.cli.models import convert, info, models, version
@@ -21,7 +22,9 @@ from mobilevitv2.cli.serving import serve
 from mobilevitv2.cli.training import train
 from mobilevitv2.errors import ConfigurationError, MobileViTV2Error
 
-VERBS: dict[str, Verb] = {verb.__name__: verb for verb in (predict, models, info, convert, train, evaluate, export, serve, version)}
+VERBS: dict[str, Verb] = {
+    verb.__name__: verb for verb in (predict, models, info, convert, train, evaluate, export, benchmark, serve, version)
+}
 
 FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
 
