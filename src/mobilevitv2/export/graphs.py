@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from mobilevitv2.export.program import Program
 
 
-def graph_of(program: Program, *, norms: str = "instance") -> Graph:
-    """The program as a graph; `norms` as in `mobilevitv2.graph.network.Network`.
+def graph_of(program: Program, *, norms: str = "instance", merged: bool = False) -> Graph:
+    """The program as a graph; `norms` and `merged` as in `mobilevitv2.graph.build.GraphSpec`.
 
     Raises:
         ConfigurationError: an option of the model that has no graph.
     """
     tensors = {name: tensor.detach().cpu().float().numpy() for name, tensor in program.model.state_dict().items()}
-    return build_graph(_spec(program, norms), tensors, version=mobilevitv2.__version__)
+    return build_graph(_spec(program, norms, merged), tensors, version=mobilevitv2.__version__)
 
 
-def _spec(program: Program, norms: str) -> GraphSpec:
+def _spec(program: Program, norms: str, merged: bool) -> GraphSpec:
     config, limits = program.model.config, program.suppression
     return GraphSpec(
         metadata=program.metadata,
@@ -38,6 +38,7 @@ def _spec(program: Program, norms: str) -> GraphSpec:
         else SuppressionOptions(limits.threshold, limits.iou, limits.candidates, limits.detections),
         stages=program.stages,
         norms=norms,
+        merged=merged,
     )
 
 

@@ -17,7 +17,7 @@ def write(program: Program, path: Path) -> Written:
     """The program as `path`."""
     from mobilevitv2.export.graphs import graph_of
 
-    graph = graph_of(program)
+    graph = graph_of(program, merged=True)
     path.write_bytes(graph.content)
     notes: tuple[str, ...] = ()
     if program.precision == "fp16":

@@ -29,7 +29,7 @@ def write(program: Program, path: Path) -> Written:
     from mobilevitv2.export.graphs import graph_of
 
     # Half-precision weights are OpenVINO's to store: the graph stays float32 and the plugin may calculate wider.
-    graph = graph_of(replace(program, metadata=replace(program.metadata, precision="fp32")), norms="moments")
+    graph = graph_of(replace(program, metadata=replace(program.metadata, precision="fp32")), norms="moments", merged=True)
     notes = ("bfloat16 is a wish to the CPU plugin, which this package's runtime passes on",) if program.precision == "bf16" else ()
     return replace(_saved(program, graph.content, path), notes=notes)
 

@@ -12,7 +12,7 @@ import numpy as np
 from mobilevitv2.errors import WeightsMismatch
 from mobilevitv2.graph import heads
 from mobilevitv2.graph.builder import Builder, Node
-from mobilevitv2.graph.network import Map, Network, Trunk
+from mobilevitv2.graph.network import Map, Network, Stage, Trunk
 from mobilevitv2.graph.weights import Weights, scoped
 from mobilevitv2.runtime.metadata import METADATA_KEY, Metadata, PictureContract
 
@@ -30,6 +30,7 @@ class GraphSpec:
         suppression: for a detector, put suppression inside.
         stages: give the stem, the stages and the head's raw answers instead, to find where a file departs.
         norms: "instance" or "moments"; see `Network`.
+        merged: let convolutions with nothing between them become one where that costs less.
     """
 
     metadata: Metadata
@@ -39,6 +40,7 @@ class GraphSpec:
     suppression: heads.SuppressionOptions | None = None
     stages: bool = False
     norms: str = "instance"
+    merged: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,10 @@ def build_graph(spec: GraphSpec, tensors: Mapping[str, Array], *, version: str) 
     port = spec.metadata.inputs[0]
     image = builder.input(port.name, port.dtype, port.shape, port.meaning)
     pixels = _prepared(network, image, spec.metadata)
-    maps = network.features(pixels)
-    values = _answers(network, maps, pixels, spec)
     if spec.stages:
-        names = ("stem", *(f"stage{number}" for number in range(1, 6)))
-        staged = {name: network.wide(each.value) for name, each in zip(names, maps, strict=True)}
-        for name, value in {**staged, **values}.items():
-            builder.output(value, name, "float32", _free_shape(name), "for comparison")
+        _staged(network, pixels, spec)
     else:
+        values = _answers(network, pixels, spec)
         for output in spec.metadata.outputs:
             builder.output(values[output.name], output.name, output.dtype, output.shape, output.meaning)
     if weights.left:
@@ -90,6 +88,15 @@ def build_graph(spec: GraphSpec, tensors: Mapping[str, Array], *, version: str) 
         raise WeightsMismatch(f"the graph has no place for {len(weights.left)} tensors ({some}); check the configuration.")
     content = builder.to_bytes(producer="mobilevitv2", version=version, metadata={METADATA_KEY: spec.metadata.to_json()})
     return Graph(content, Counter(node.operator for node in builder.nodes), builder.nodes, builder)
+
+
+def _staged(network: Network, pixels: Map, spec: GraphSpec) -> None:
+    """The stem, the stages and the head's raw answers as outputs."""
+    maps = network.features(pixels)
+    names = ("stem", *(f"stage{number}" for number in range(1, 6)))
+    staged = {name: network.wide(each.value) for name, each in zip(names, maps, strict=True)}
+    for name, value in {**staged, **_head(network, maps, spec)}.items():
+        network.builder.output(value, name, "float32", _free_shape(name), "for comparison")
 
 
 def _free_shape(name: str) -> tuple[str, ...]:
@@ -125,21 +132,47 @@ def _scaled(network: Network, value: str, picture: PictureContract) -> str:
     return value
 
 
-def _answers(network: Network, maps: list[Map], pixels: Map, spec: GraphSpec) -> dict[str, str]:
+def _answers(network: Network, pixels: Map, spec: GraphSpec) -> dict[str, str]:
+    """What the file answers, by name."""
     metadata, add = spec.metadata, network.builder.add
-    raw = spec.stages or metadata.postprocessing == "none"
+    raw = metadata.postprocessing == "none"
     if metadata.task == "classify":
-        logits = heads.classifier(network, maps[-1])
+        last = network.until_pooling(pixels) if spec.merged else Stage(network.features(pixels)[-1], None, "")
+        logits = heads.classifier(network, last)
         if raw:
             return {"logits": logits}
         softmax = metadata.postprocessing == "softmax"
         return {"probabilities": add("Softmax", logits, axis=-1) if softmax else add("Sigmoid", logits)}
+    maps = network.features(pixels, wanted=_wanted(spec))
     if metadata.task == "segment":
         assert spec.segmentation is not None
         scores = heads.segmenter(network, maps[-1], spec.segmentation)
         return {"logits": scores.value} if raw else {"mask": heads.class_map(network, scores, pixels.value, pixels.fixed)}
     assert spec.detection is not None
     class_scores, boxes = heads.detector(network, maps[1:], spec.detection)
-    if spec.suppression is None or spec.stages:
+    if spec.suppression is None:
         return {"scores": class_scores, "boxes": boxes}
     return heads.suppressed(network, class_scores, boxes, len(metadata.labels), spec.suppression)
+
+
+def _wanted(spec: GraphSpec) -> tuple[int, ...]:
+    """The stages whose outputs the head takes."""
+    every = (1, 2, 3, 4, 5)
+    if not spec.merged:
+        return every
+    if spec.detection is None:
+        return (5,)
+    strides = spec.detection.strides
+    return tuple(number for number in every if spec.trunk.strides[number] in strides)
+
+
+def _head(network: Network, maps: list[Map], spec: GraphSpec) -> dict[str, str]:
+    """The head's raw answers for the outputs of all stages."""
+    if spec.metadata.task == "classify":
+        return {"logits": heads.classifier(network, Stage(maps[-1], None, ""))}
+    if spec.metadata.task == "segment":
+        assert spec.segmentation is not None
+        return {"logits": heads.segmenter(network, maps[-1], spec.segmentation).value}
+    assert spec.detection is not None
+    scores, boxes = heads.detector(network, maps[1:], spec.detection)
+    return {"scores": scores, "boxes": boxes}

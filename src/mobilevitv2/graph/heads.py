@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mobilevitv2.errors import ConfigurationError
-from mobilevitv2.graph.network import Map, Network
+from mobilevitv2.graph.network import Map, Network, Stage
 from mobilevitv2.graph.weights import Convolution, scoped
 
 Array = np.ndarray[Any, Any]
@@ -54,14 +54,22 @@ class SuppressionOptions:
 # ---- classification --------------------------------------------------------------------------------------------------------------
 
 
-def classifier(network: Network, last: Map) -> str:
-    """(B, C, H, W) of the last stage -> logits (B, classes), float32."""
-    add, ints = network.builder.add, network.builder.ints
+def classifier(network: Network, last: Stage) -> str:
+    """The last stage, without its last unit -> logits (B, classes), float32.
+
+    The mean of a linear map is the linear map of the mean, so the unit and the classifier are one matrix behind the mean.
+    """
+    add, ints, weights = network.builder.add, network.builder.ints, network.weights
     with scoped(network.builder, "classifier"):
-        pooled = add("ReduceMean", network.wide(last.value), ints(2, 3), keepdims=0)
-        if "classifier.weight" not in network.weights:
+        pooled = add("ReduceMean", network.wide(last.x.value), ints(2, 3), keepdims=0)
+        matrices = [] if last.last is None else [(last.last.weight[:, :, 0, 0], last.last.bias)]
+        if "classifier.weight" in weights:
+            matrices.append((weights.get("classifier.weight"), weights.get("classifier.bias")))
+        if not matrices:
             return pooled
-        weight, bias = network.weights.get("classifier.weight"), network.weights.get("classifier.bias")
+        (weight, bias), *rest = matrices
+        for second, shift in rest:
+            weight, bias = second @ weight, second @ bias + shift
         logits = add(
             "Gemm",
             network.narrow(pooled),

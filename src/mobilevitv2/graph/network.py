@@ -7,7 +7,7 @@ A `Map` is a value with what is known of its shape; sides that are free while th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from mobilevitv2.errors import ConfigurationError
 from mobilevitv2.graph.builder import Builder
-from mobilevitv2.graph.weights import Convolution, Weights, scoped
+from mobilevitv2.graph.weights import Convolution, Weights, cheaper_as_one, product, scoped
 
 
 class Map(NamedTuple):
@@ -30,6 +30,14 @@ class Map(NamedTuple):
     def fixed(self) -> tuple[int, int] | None:
         """(height, width) where both are known."""
         return None if self.height is None or self.width is None else (self.height, self.width)
+
+
+class Stage(NamedTuple):
+    """A stage up to its last unit, a 1x1 convolution that is not written yet; `last` is None where the stage ends with a sum."""
+
+    x: Map
+    last: Convolution | None
+    name: str
 
 
 @dataclass(frozen=True)
@@ -63,17 +71,54 @@ class Network:
 
     # ---- parts -------------------------------------------------------------------------------------------------------------------
 
-    def features(self, image: Map) -> list[Map]:
-        """(B, 3, H, W) in the graph's dtype -> the outputs of the stem and the five stages."""
-        strides, dilations = self.trunk.strides, self.trunk.dilations
-        maps = [self.unit(image, "mobilevitv2.conv_stem", stride=strides[0], activation=self.trunk.activation)]
-        for stage in range(1, 6):
-            name, stride = f"mobilevitv2.encoder.layer.{stage - 1}", strides[stage] // strides[stage - 1] if stage > 1 else 1
-            if stage <= 2:
-                maps.append(self.mobilenet_layer(maps[-1], name, stride=stride))
-            else:
-                maps.append(self.attention_stage(maps[-1], name, stride, dilations[stage - 1], dilations[stage]))
+    def features(self, image: Map, *, wanted: Collection[int] = (1, 2, 3, 4, 5)) -> list[Map]:
+        """(B, 3, H, W) in the graph's dtype -> the outputs of the stem and the five stages.
+
+        A stage that is not `wanted` may stand there without its last unit, which has become one with the next stage's first.
+        """
+        maps, before = [self.stem(image)], None
+        for number in range(1, 6):
+            stage = self.stage(maps[-1], number, before)
+            before = None if number in wanted else self._merges(stage, number)
+            maps.append(self.whole(stage) if before is None else stage.x)
         return maps
+
+    def until_pooling(self, image: Map) -> Stage:
+        """(B, 3, H, W) in the graph's dtype -> the last stage up to its last unit."""
+        x, before = self.stem(image), None
+        for number in range(1, 5):
+            stage = self.stage(x, number, before)
+            before = self._merges(stage, number)
+            x = self.whole(stage) if before is None else stage.x
+        return self.stage(x, 5, before)
+
+    def stem(self, image: Map) -> Map:
+        """(B, 3, H, W) -> (B, C, H / 2, W / 2)."""
+        return self.unit(image, "mobilevitv2.conv_stem", stride=self.trunk.strides[0], activation=self.trunk.activation)
+
+    def stage(self, x: Map, number: int, before: Convolution | None = None) -> Stage:
+        """Stage 1 to 5; `before` is the last convolution of the one before, where that is not in `x`."""
+        strides, dilations = self.trunk.strides, self.trunk.dilations
+        name, stride = f"mobilevitv2.encoder.layer.{number - 1}", strides[number] // strides[number - 1] if number > 1 else 1
+        if number <= 2:
+            return self.mobilenet_layer(x, name, stride=stride, before=before)
+        return self.attention_stage(x, name, stride, dilations[number - 1], dilations[number], before=before)
+
+    def whole(self, stage: Stage) -> Map:
+        """A stage's output."""
+        if stage.last is None:
+            return stage.x
+        with scoped(self.builder, stage.name):
+            return self.convolve(stage.x, stage.last, stage.name)
+
+    def _merges(self, stage: Stage, number: int) -> Convolution | None:
+        """The stage's last convolution where it is cheaper as one with the first of the next."""
+        if stage.last is None or number == 5:
+            return None
+        path = f"mobilevitv2.encoder.layer.{number}.{'layer.0' if number == 1 else 'downsampling_layer'}"
+        first, out = (self.weights.shape(f"{path}.{each}.convolution.weight") for each in ("expand_1x1", "reduce_1x1"))
+        summed = self.trunk.strides[number + 1] == self.trunk.strides[number] and out[0] == first[1]
+        return stage.last if not summed and cheaper_as_one(stage.last.weight.shape, first) else None
 
     def unit(
         self,
@@ -84,10 +129,13 @@ class Network:
         dilation: int = 1,
         activation: str | None = None,
         norm_before: str | None = None,
+        before: Convolution | None = None,
     ) -> Map:
-        """A ConvNormAct."""
+        """A ConvNormAct, with the convolution `before` it in it."""
         with scoped(self.builder, name):
             folded = self.weights.convolution(name, norm_before=norm_before)
+            if before is not None:
+                folded = product(before, folded)
             y = self.convolve(x, folded, name, stride=stride, dilation=dilation)
             return y if activation is None else y._replace(value=self.activate(y.value, activation))
 
@@ -108,29 +156,39 @@ class Network:
         )
         return Map(value, out, _side(x.height, stride), _side(x.width, stride))
 
-    def mobilenet_layer(self, x: Map, name: str, *, stride: int) -> Map:
+    def mobilenet_layer(self, x: Map, name: str, *, stride: int, before: Convolution | None = None) -> Stage:
         """Inverted residuals one after another; the first carries the stride."""
+        stage = Stage(x, None, name)
         index = 0
         while f"{name}.layer.{index}.expand_1x1.convolution.weight" in self.weights:
-            x = self.inverted_residual(x, f"{name}.layer.{index}", stride=stride if index == 0 else 1)
+            first = index == 0
+            stage = self.inverted_residual(
+                self.whole(stage), f"{name}.layer.{index}", stride=stride if first else 1, before=before if first else None
+            )
             index += 1
-        return x
+        return stage
 
-    def inverted_residual(self, x: Map, name: str, *, stride: int = 1, dilation: int = 1) -> Map:
+    def inverted_residual(
+        self, x: Map, name: str, *, stride: int = 1, dilation: int = 1, before: Convolution | None = None
+    ) -> Stage:
         """Expand, filter each channel, reduce; added to its input where the shapes agree."""
         activation = self.trunk.activation
-        y = self.unit(x, f"{name}.expand_1x1", activation=activation)
+        y = self.unit(x, f"{name}.expand_1x1", activation=activation, before=before)
         y = self.unit(y, f"{name}.conv_3x3", stride=stride, dilation=dilation, activation=activation)
-        y = self.unit(y, f"{name}.reduce_1x1")
-        if stride != 1 or y.channels != x.channels:
-            return y
+        reduced = Stage(y, self.weights.convolution(f"{name}.reduce_1x1"), f"{name}.reduce_1x1")
+        assert reduced.last is not None
+        if stride != 1 or before is not None or len(reduced.last.weight) != x.channels:
+            return reduced
+        y = self.whole(reduced)
         with scoped(self.builder, name):
-            return y._replace(value=self.builder.add("Add", x.value, y.value))
+            return Stage(y._replace(value=self.builder.add("Add", x.value, y.value)), None, name)
 
-    def attention_stage(self, x: Map, name: str, stride: int, first_dilation: int, dilation: int) -> Map:
+    def attention_stage(
+        self, x: Map, name: str, stride: int, first_dilation: int, dilation: int, *, before: Convolution | None = None
+    ) -> Stage:
         """MobileViTV2Block: inverted residual, local and global representation."""
-        x = self.inverted_residual(x, f"{name}.downsampling_layer", stride=stride, dilation=first_dilation)
-        x = self.whole_patches(x, name)
+        first = self.inverted_residual(x, f"{name}.downsampling_layer", stride=stride, dilation=first_dilation, before=before)
+        x = self.whole_patches(self.whole(first), name)
         x = self.unit(x, f"{name}.conv_kxk", dilation=dilation, activation=self.trunk.activation)
         x = self.unit(x, f"{name}.conv_1x1")
         with scoped(self.builder, name):
@@ -143,7 +201,8 @@ class Network:
             tokens = self.normalise(tokens, x.channels)
         with scoped(self.builder, name):
             x = x._replace(value=self.fold(tokens, shape))
-        return self.unit(x, f"{name}.conv_projection", norm_before=f"{name}.layernorm")
+        last = f"{name}.conv_projection"
+        return Stage(x, self.weights.convolution(last, norm_before=f"{name}.layernorm"), last)
 
     def whole_patches(self, x: Map, name: str) -> Map:
         """Stretched so that both sides are whole patches; free sides are so already, as the size check sees to."""

@@ -22,6 +22,18 @@ class Convolution(NamedTuple):
     bias: Array
 
 
+def cheaper_as_one(first: tuple[int, ...], second: tuple[int, ...]) -> bool:
+    """Whether the product of two 1x1 convolutions, given by the shapes of their weights, costs less than the two."""
+    hidden, between, out = first[1], first[0], second[0]
+    return hidden * out < hidden * between + between * out
+
+
+def product(first: Convolution, second: Convolution) -> Convolution:
+    """The 1x1 convolution that does what `second` does behind `first`."""
+    matrix = second.weight[:, :, 0, 0]
+    return Convolution((matrix @ first.weight[:, :, 0, 0])[:, :, None, None], matrix @ first.bias + second.bias)
+
+
 class Weights:
     """The tensors of a model under this package's names, each taken once.
 
@@ -45,6 +57,10 @@ class Weights:
             raise WeightsMismatch(f"the weights have no tensor {name}; check that they belong to this configuration.")
         self._asked.add(name)
         return self._tensors[name].astype(np.float64)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of a tensor that is there."""
+        return tuple(self._tensors[name].shape)
 
     @property
     def left(self) -> list[str]:

@@ -84,7 +84,9 @@ def open_folder(folder: Path, *, engine: str = "auto", threads: int | None = Non
     metadata = _metadata(config, _json(folder / "preprocessor_config.json"), where)
     trunk = _trunk(config)
     norms = "moments" if chosen == "openvino" else "instance"
-    content = build_graph(GraphSpec(metadata=metadata, trunk=trunk, norms=norms), tensors, version=mobilevitv2.__version__).content
+    content = build_graph(
+        GraphSpec(metadata=metadata, trunk=trunk, norms=norms, merged=True), tensors, version=mobilevitv2.__version__
+    ).content
     if chosen == "openvino":
         from mobilevitv2.runtime.with_openvino import open_bytes as with_openvino
 
