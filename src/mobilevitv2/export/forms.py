@@ -31,10 +31,12 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndNoAttention
 
 from mobilevitv2.backbone import MobileViTV2Model, MobileViTV2PreTrainedModel
-from mobilevitv2.blocks import MobileViTV2Block, TransformerLayer, resize_to_patches
+from mobilevitv2.blocks import InvertedResidual, MobileNetLayer, MobileViTV2Block, TransformerLayer, resize_to_patches
+from mobilevitv2.classification import MobileViTV2ForImageClassification
 from mobilevitv2.errors import ConfigurationError
 from mobilevitv2.export.program import Answering, Program
 from mobilevitv2.inference.fold import FoldedAttention
+from mobilevitv2.inference.merging import merged_units
 from mobilevitv2.segmentation import AtrousSpatialPyramidPooling, ImagePooling, PyramidPooling
 
 FloatMatrix = npt.NDArray[np.float64]
@@ -85,13 +87,15 @@ def token_form(folded: MobileViTV2PreTrainedModel, *, free_mean: bool = False) -
         free_mean: take means over two axes in one operation.
     """
     layers = folded.mobilevitv2.encoder.layer
+    classifies = isinstance(folded, MobileViTV2ForImageClassification)
+    merged = merged_units(list(layers)) if classifies else nn.ModuleDict()
     for index, layer in enumerate(layers):
         if isinstance(layer, MobileViTV2Block):
             layers[index] = TokenBlock(layer)
     for module in folded.modules():
         if isinstance(module, TokenNorm):
             module.free_mean = free_mean
-    folded.mobilevitv2 = Trunk(folded.mobilevitv2)
+    folded.mobilevitv2 = Trunk(folded.mobilevitv2, merged)
     for module in list(folded.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, AtrousSpatialPyramidPooling):
@@ -102,11 +106,11 @@ def token_form(folded: MobileViTV2PreTrainedModel, *, free_mean: bool = False) -
 
 
 class Trunk(nn.Module):
-    """The trunk, pooled without dropping axes."""
+    """The trunk, pooled without dropping axes; for a classifier with merged units between its stages (inference/merging.py)."""
 
-    def __init__(self, trunk: MobileViTV2Model) -> None:
+    def __init__(self, trunk: MobileViTV2Model, merged: nn.ModuleDict) -> None:
         super().__init__()
-        self.conv_stem, self.encoder = trunk.conv_stem, trunk.encoder
+        self.conv_stem, self.encoder, self.merged = trunk.conv_stem, trunk.encoder, merged
 
     def features(self, pixel_values: Tensor) -> list[Tensor]:
         """The outputs of the stem and the five stages, finest first."""
@@ -116,10 +120,34 @@ class Trunk(nn.Module):
     def forward(
         self, pixel_values: Tensor, output_hidden_states: bool | None = None, return_dict: bool | None = None
     ) -> BaseModelOutputWithPoolingAndNoAttention:
-        """As the trunk's, as far as a classifier uses it."""
-        last = self.features(pixel_values)[-1]
-        pooled = last.mean(dim=(2, 3), keepdim=True).flatten(1)
-        return BaseModelOutputWithPoolingAndNoAttention(last_hidden_state=last, pooler_output=pooled)
+        """The pooled features, which are what a classifier uses. The last unit is linear, so it works on the mean."""
+        merged = dict(self.merged.items())
+        x, expand = self.conv_stem(pixel_values), None
+        *stages, last = self.encoder.layer
+        for index, stage in enumerate(stages):
+            after = merged.get(str(index))
+            x = _run(stage, x, expand, whole=after is None)
+            expand = after
+        assert isinstance(last, TokenBlock)
+        return BaseModelOutputWithPoolingAndNoAttention(pooler_output=last.pooled(x, expand=expand))
+
+
+def _run(stage: nn.Module, x: Tensor, expand: nn.Module | None, *, whole: bool) -> Tensor:
+    """A stage, with `expand` for its first unit, and without its last one unless it is to be whole."""
+    if isinstance(stage, TokenBlock):
+        return stage.map(x, expand=expand, whole=whole)
+    layers = cast(list[InvertedResidual], list(cast(MobileNetLayer, stage).layer))
+    for index, layer in enumerate(layers):
+        x = _residual(layer, x, expand if index == 0 else None, whole=whole or index < len(layers) - 1)
+    return x
+
+
+def _residual(layer: InvertedResidual, x: Tensor, expand: nn.Module | None, *, whole: bool = True) -> Tensor:
+    y: Tensor = layer.conv_3x3((layer.expand_1x1 if expand is None else expand)(x))
+    if not whole:
+        return y
+    y = layer.reduce_1x1(y)
+    return x + y if layer.use_residual else y
 
 
 class TokenNorm(nn.Module):
@@ -202,13 +230,29 @@ class TokenBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), sides rounded up to whole patches."""
-        x = self.conv_kxk(resize_to_patches(self.downsampling_layer(x), self.patch_size))  # (B, C, H, W)
-        height, width = x.shape[-2:]
-        x = self.conv_1x1(x.permute(0, 2, 3, 1).flatten(1, 2))  # (B, T, D)
-        x = group_pixels(x, self.patch_size, width)
-        x = self.conv_projection(self.layernorm(self.layer(x)))
+        return self.map(x)
+
+    def map(self, x: Tensor, *, expand: nn.Module | None = None, whole: bool = True) -> Tensor:
+        """The same with `expand` for the first unit, and with whole=False without the last one."""
+        x, height, width = self._tokens(x, expand)
+        x = self.conv_projection(x) if whole else x
         x = ungroup_pixels(x, self.patch_size, width)
         return torch.unflatten(x, 1, (height, width)).permute(0, 3, 1, 2)
+
+    def pooled(self, x: Tensor, *, expand: nn.Module | None = None) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels): the mean over the output."""
+        x, height, width = self._tokens(x, expand)
+        mean = torch.unflatten(x, 1, (height, width)).permute(0, 3, 1, 2).mean(dim=(2, 3), keepdim=True)
+        out: Tensor = self.conv_projection(mean.flatten(1))
+        return out
+
+    def _tokens(self, x: Tensor, expand: nn.Module | None) -> tuple[Tensor, int, int]:
+        """What the last unit takes, (B, P * N, D), and the sides of the map."""
+        x = _residual(self.downsampling_layer, x, expand)
+        x = self.conv_kxk(resize_to_patches(x, self.patch_size))  # (B, C, H, W)
+        height, width = x.shape[-2:]
+        x = self.conv_1x1(x.permute(0, 2, 3, 1).flatten(1, 2))  # (B, T, D)
+        return self.layernorm(self.layer(group_pixels(x, self.patch_size, width))), height, width
 
 
 def group_pixels(x: Tensor, patch_size: int, width: int) -> Tensor:

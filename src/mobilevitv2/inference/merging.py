@@ -50,11 +50,15 @@ def merge_stages(model: nn.Module) -> int:
     if not isinstance(model, MobileViTV2ForImageClassification):
         return 0
     trunk: Any = model.mobilevitv2
-    stages = list(trunk.encoder.layer)
-    units = [_between(stage, after) for stage, after in pairwise(stages)]
-    trunk.merged = nn.ModuleDict({str(index): unit for index, unit in enumerate(units) if unit is not None})
+    trunk.merged = merged_units(list(trunk.encoder.layer))
     trunk.__class__ = MergedTrunk
     return len(trunk.merged)
+
+
+def merged_units(stages: list[nn.Module]) -> nn.ModuleDict:
+    """For folded stages: under the index of a stage the unit that stands for its last one and the first of the next."""
+    units = [_between(stage, after) for stage, after in pairwise(stages)]
+    return nn.ModuleDict({str(index): unit for index, unit in enumerate(units) if unit is not None})
 
 
 def _between(stage: nn.Module, after: nn.Module) -> ConvNormAct | None:
