@@ -1,6 +1,12 @@
-"""ExecuTorch and LiteRT beside ONNX Runtime: our form, transformers' and timm's own models, through the same exporters, in one run.
+"""ONNX Runtime, OpenVINO, ExecuTorch and LiteRT: our form, transformers' and timm's models through the same exporters, in one run.
 
-    python benchmarks/mobile_runtimes.py --width 1.0 --size 256 --threads 2 --out mobile.json
+    python benchmarks/mobile_runtimes.py --threads 2 --out mobile.json
+    python benchmarks/mobile_runtimes.py --threads 2 --runtimes onnxruntime openvino openvino-bf16 --models ours transformers
+    python benchmarks/mobile_runtimes.py --threads 2 --runtimes onnxruntime executorch litert --models ours
+
+"over theirs" is a row's time over that of transformers' model in the same runtime, "over ORT" over our own in ONNX Runtime. The
+last line is the arithmetic limit: multiply-adds of transformers' model and of our merged form at the rate of a matrix product of 1024
+in the same run.
 
 transformers' model has our random weights, timm's has its own; time does not depend on them. Each row is guarded: a model that an
 exporter refuses, or that answers wrongly in its runtime, stays a row and says so. The runs are interleaved, one of each in turn, so
@@ -11,6 +17,7 @@ with more, waiting threads count too).
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import tempfile
@@ -118,6 +125,23 @@ def with_onnxruntime(name: str, model: nn.Module, image: Tensor, folder: Path, r
     return lambda: session.run(None, feed)[0]
 
 
+def with_openvino(name: str, model: nn.Module, image: Tensor, folder: Path, row: Row, threads: int, *, hint: str = "f32") -> Run:
+    import openvino
+
+    path = folder / f"{name}.{hint}.{'xml' if name == 'ours' else 'onnx'}"
+    if name == "ours":
+        from mobilevitv2.export.openvino import FORMAT
+
+        FORMAT.write(our_program(model, image.shape[-1], "NCHW"), path)
+    else:
+        torch.onnx.export(Logits(model), (image,), path, dynamo=True, opset_version=18, verbose=False, external_data=False)
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
+    request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
+    row.megabytes = sum(each.stat().st_size for each in folder.glob(f"{path.stem}.*")) / 1e6
+    array = image.numpy()
+    return lambda: np.array(request.infer([array], share_inputs=True)[0])
+
+
 def with_executorch(name: str, model: nn.Module, image: Tensor, folder: Path, row: Row, threads: int) -> Run:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
@@ -156,7 +180,15 @@ def with_litert(name: str, model: nn.Module, image: Tensor, folder: Path, row: R
     return lambda: next(iter(engine.run(array).values()))
 
 
-RUNTIMES = {"onnxruntime": with_onnxruntime, "executorch": with_executorch, "litert": with_litert}
+RUNTIMES = {
+    "onnxruntime": with_onnxruntime,
+    "openvino": with_openvino,
+    "openvino-bf16": functools.partial(with_openvino, hint="bf16"),
+    "executorch": with_executorch,
+    "litert": with_litert,
+}
+WHOLE_OUTSIDE = ("onnxruntime", "openvino", "openvino-bf16")
+"""Runtimes without a delegate that could leave operators out."""
 
 
 def prepare(options: argparse.Namespace, folder: Path) -> tuple[list[Row], list[Run | None]]:
@@ -199,29 +231,72 @@ def table(rows: list[Row]) -> str:
         "model",
         "median ms (10-90 %)",
         "fastest",
-        "over ours in ONNX Runtime",
+        "over theirs",
+        "over ORT",
         "cpu ms",
         "MB",
         "difference",
         "outside",
     ]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    base = next((row for row in rows if (row.runtime, row.model) == ("onnxruntime", "ours") and row.milliseconds), None)
+    timed = {(row.runtime, row.model): row for row in rows if row.milliseconds}
     for row in rows:
         if row.refused:
-            lines.append(f"| {row.runtime} | {row.model} | refused: {row.refused} | | | | | | |")
+            lines.append(f"| {row.runtime} | {row.model} | refused: {row.refused} |" + " |" * (len(heads) - 3))
             continue
         low, high = np.quantile(row.milliseconds, (0.1, 0.9))
-        middle = statistics.median(row.milliseconds)
-        ratios = [each / other for each, other in zip(row.milliseconds, base.milliseconds, strict=True)] if base else []
-        ratio = f"{statistics.median(ratios):.2f} (fastest {min(row.milliseconds) / min(base.milliseconds):.2f})" if base else ""
         outside = ", ".join(f"{count} {name}" for name, count in sorted(row.outside.items(), key=lambda item: -item[1])) or "none"
-        shown = "" if row.runtime == "onnxruntime" else outside
-        lines.append(
-            f"| {row.runtime} | {row.model} | {middle:.1f} ({low:.1f}-{high:.1f}) | {min(row.milliseconds):.1f} | {ratio} "
-            f"| {statistics.median(row.cpu):.1f} | {row.megabytes:.1f} | {row.difference:.1e} | {shown} |"
+        cells = (
+            row.runtime,
+            row.model,
+            f"{statistics.median(row.milliseconds):.1f} ({low:.1f}-{high:.1f})",
+            f"{min(row.milliseconds):.1f}",
+            ratio(row, timed.get((row.runtime, "transformers"))),
+            ratio(row, timed.get(("onnxruntime", "ours"))),
+            f"{min(row.cpu):.1f}",
+            f"{row.megabytes:.1f}",
+            f"{row.difference:.1e}",
+            "" if row.runtime in WHOLE_OUTSIDE else outside,
         )
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def ratio(row: Row, base: Row | None) -> str:
+    """Of the times of each round, and of the fastest."""
+    if base is None:
+        return ""
+    each = [mine / other for mine, other in zip(row.milliseconds, base.milliseconds, strict=True)]
+    return f"{statistics.median(each):.2f} (fastest {min(row.milliseconds) / min(base.milliseconds):.2f})"
+
+
+def operations(width: float, size: int) -> tuple[int, int]:
+    """Multiply-adds of the published formulation, and of ours with merged projections."""
+    from mobilevitv2 import MobileViTV2Config, MobileViTV2ForImageClassification
+    from mobilevitv2.complexity import count_operations
+    from mobilevitv2.inference.fold import fold
+    from mobilevitv2.inference.merging import merged_units
+
+    model = MobileViTV2ForImageClassification(MobileViTV2Config(width_multiplier=width)).eval()
+    counted = count_operations(model, height=size, width=size)
+    stages = list(fold(model).mobilevitv2.encoder.layer)
+    saved = 0
+    for index, unit in merged_units(stages).items():
+        hidden, out = unit.convolution.in_channels, unit.convolution.out_channels
+        between = model.config.stage_channels[int(index) + 1]
+        pixels = (size // model.config.stage_strides[int(index) + 1]) ** 2
+        saved += pixels * (hidden * between + between * out - hidden * out)
+    last = model.config.attn_dims[-1] * model.config.stage_channels[-1]
+    return counted.published, counted.executed - saved - last * ((size // 32) ** 2 - 1)
+
+
+def limit(row: Row, width: float, size: int) -> str:
+    rate = 2 * 1024**3 / min(row.milliseconds) / 1e6
+    theirs, ours = (2e3 * each / rate / 1e9 for each in operations(width, size))
+    return (
+        f"a float32 matrix product ran at {rate:.0f} GFLOP/s: the published multiply-adds take {theirs:.1f} ms at that rate, "
+        f"those of our merged form {ours:.1f} ms"
+    )
 
 
 def main() -> None:
@@ -239,8 +314,13 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         rows, runs = prepare(options, Path(folder))
+        square = torch.rand(1024, 1024)
+        product = Row("torch", "matrix product of 1024")
+        rows.append(product)
+        runs.append(lambda: (square @ square).numpy())
         time_rows(rows, runs, options.rounds)
-    print(table(rows))
+    print(table([row for row in rows if row is not product]))
+    print(limit(product, options.width, options.size))
     if options.out is not None:
         options.out.write_text(json.dumps([asdict(row) for row in rows], indent=1))
 
