@@ -1,0 +1,215 @@
+"""The kernels of training in the places of blocks.py's forwards: same modules, parameters, buffers and results, up to rounding.
+
+    use_training_kernels(model)
+
+A module takes its kernels where it trains, on a GPU, in 16 bits (autocast or its own dtype), and blocks.py's forward everywhere else:
+in evaluation, in float32, on a CPU, under torch.compile, with dropout inside the transformer, hooks inside the module, or batch norms
+of another kind or frozen. `MOBILEVITV2_KERNELS=0` in the environment leaves the kernels out.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from mobilevitv2.blocks import ConvNormAct, InvertedResidual, MobileViTV2Block, TransformerLayer, resize_to_patches
+from mobilevitv2.inference.activations import kind_of
+from mobilevitv2.kernels import kernels_enabled
+
+LARGEST_DIM = 512
+"""Of a token; beyond it a tile does not fit the registers."""
+LARGEST_STEM_INPUT = 256
+
+
+def use_training_kernels(model: nn.Module) -> int:
+    """Let the modules of a model train with kernels, in place; how many do. Without Triton, or switched off, none.
+
+    State dict, parameters and evaluation stay as they are; copies of the model take the kernels along. Modules that hold no kernel
+    now may find none for a given input, and take the plain way by themselves.
+    """
+    if not kernels_enabled():
+        return 0
+    forwards: dict[type[nn.Module], Callable[..., Tensor]] = {
+        InvertedResidual: _residual, MobileViTV2Block: _block, ConvNormAct: _stem
+    }  # fmt: skip
+    count = 0
+    for module in model.modules():
+        forward = forwards.get(type(module))
+        if forward is not None and (not isinstance(module, ConvNormAct) or _is_stem(module)):
+            module.forward = functools.partial(forward, module)
+            count += 1
+    return count
+
+
+def drop_training_kernels(model: nn.Module) -> None:
+    """Undo `use_training_kernels`."""
+    for module in model.modules():
+        if isinstance(module.__dict__.get("forward"), functools.partial):
+            del module.forward
+
+
+def _residual(module: InvertedResidual, x: Tensor) -> Tensor:
+    dtype = _dtype(module, x)
+    if dtype is None or not _covers_residual(module, x):
+        return InvertedResidual.forward(module, x)
+    from mobilevitv2.kernels.training_functions import InvertedResidualFunction, Residual
+
+    units = module.expand_1x1, module.conv_3x3, module.reduce_1x1
+    convolution = module.conv_3x3.convolution
+    part = Residual(
+        norms=tuple(unit.normalization for unit in units),  # type: ignore[arg-type]
+        kinds=tuple(kind_of(unit.activation) for unit in units[:2]),  # type: ignore[arg-type]
+        stride=convolution.stride[0],
+        dilation=convolution.dilation[0],
+        add=module.use_residual,
+    )
+    parameters = [p for u in units for p in (u.convolution.weight, *_affine(u))]
+    return _map(InvertedResidualFunction.apply(_rows(x, dtype), part, *parameters))  # type: ignore[no-untyped-call]
+
+
+def _block(module: MobileViTV2Block, x: Tensor) -> Tensor:
+    dtype = _dtype(module, x)
+    if dtype is None or not _covers_block(module, x):
+        return MobileViTV2Block.forward(module, x)
+    from mobilevitv2.kernels import training_functions as functions
+
+    rows = _rows(resize_to_patches(module.downsampling_layer(x), module.patch_size), dtype)
+    filtering, layers = module.conv_kxk, list(module.transformer.layer)
+    part = functions.Local(
+        norm=filtering.normalization,  # type: ignore[arg-type]
+        kind=kind_of(filtering.activation),  # type: ignore[arg-type]
+        dilation=filtering.convolution.dilation[0],
+    )
+    weights = filtering.convolution.weight, *_affine(filtering), module.conv_1x1.convolution.weight
+    tokens = functions.LocalFunction.apply(rows, part, *weights)  # type: ignore[no-untyped-call]
+    norms = [norm for layer in layers for norm in (layer.layernorm_before, layer.layernorm_after)] + [module.layernorm]
+    shape = functions.Tokens(module.patch_size, tuple(norm.eps for norm in norms))  # type: ignore[union-attr]
+    parameters = [p for layer in layers for p in _layer_parameters(layer)]  # type: ignore[arg-type]
+    tokens = functions.TokensFunction.apply(  # type: ignore[no-untyped-call]
+        tokens, shape, *parameters, module.layernorm.weight, module.layernorm.bias
+    )
+    last = module.conv_projection
+    return _map(
+        functions.ProjectionFunction.apply(  # type: ignore[no-untyped-call]
+            tokens, last.normalization, last.convolution.weight, *_affine(last)
+        )
+    )
+
+
+def _stem(module: ConvNormAct, x: Tensor) -> Tensor:
+    dtype = _dtype(module, x)
+    if dtype is None or x.requires_grad or not _trains(module.normalization) or not _enough(x, module.convolution.stride[0]):
+        return ConvNormAct.forward(module, x)
+    from mobilevitv2.kernels.training_functions import Stem, StemFunction
+
+    convolution = module.convolution
+    part = Stem(
+        norm=module.normalization,  # type: ignore[arg-type]
+        kind=kind_of(module.activation),  # type: ignore[arg-type]
+        side=convolution.kernel_size[0],
+        stride=convolution.stride[0],
+        dtype=dtype,
+    )
+    return _map(StemFunction.apply(x, part, convolution.weight, *_affine(module)))  # type: ignore[no-untyped-call]
+
+
+def _dtype(module: nn.Module, x: Tensor) -> torch.dtype | None:
+    """That of the maps, or None where the plain forward is to run."""
+    if not module.training or not torch.is_grad_enabled() or torch.compiler.is_compiling() or x.numel() == 0:
+        return None
+    weight = next(module.parameters())
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+    else:
+        dtype = x.dtype if x.dtype == weight.dtype else torch.float32
+    known = dtype in (torch.bfloat16, torch.float16) if x.is_cuda else _interpreted()
+    if not known or weight.device != x.device or any(m._forward_hooks or m._forward_pre_hooks for m in list(module.modules())[1:]):
+        return None
+    return dtype
+
+
+def _interpreted() -> bool:
+    """Whether Triton runs its kernels in its interpreter, on any device: how the tests run without a GPU."""
+    import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
+
+    return bool(triton.knobs.runtime.interpret)
+
+
+def _covers_residual(module: InvertedResidual, x: Tensor) -> bool:
+    kinds = {kind_of(unit.activation) for unit in (module.expand_1x1, module.conv_3x3)}
+    norms = module.expand_1x1.normalization, module.conv_3x3.normalization, module.reduce_1x1.normalization
+    return "other" not in kinds and all(map(_trains, norms)) and _enough(x, module.conv_3x3.convolution.stride[0])
+
+
+def _covers_block(module: MobileViTV2Block, x: Tensor) -> bool:
+    layers = list(module.transformer.layer)
+    if not all(type(layer) is TransformerLayer and _covers_layer(layer) for layer in layers):
+        return False
+    norms = module.conv_kxk.normalization, module.conv_projection.normalization
+    side, kind = module.conv_kxk.convolution.kernel_size[0], kind_of(module.conv_kxk.activation)
+    stride = module.downsampling_layer.conv_3x3.convolution.stride[0]
+    pixels = -(-x.shape[-2] // stride) * -(-x.shape[-1] // stride)
+    small = pixels <= 4 * 16384 and module.conv_1x1.convolution.out_channels <= LARGEST_DIM
+    return side == 3 and kind != "other" and small and all(map(_trains, norms)) and _enough(x, stride)
+
+
+def _covers_layer(layer: TransformerLayer) -> bool:
+    dropouts = layer.dropout1, layer.dropout2, layer.attention.attn_dropout, layer.ffn.dropout
+    return all(dropout.p == 0 for dropout in dropouts) and kind_of(layer.ffn.conv1.activation) == "silu"
+
+
+def _trains(norm: nn.Module | None) -> bool:
+    """Whether it is a batch norm of the plain kind that takes its statistics from the batch."""
+    return type(norm) is nn.BatchNorm2d and norm.training and norm.affine and norm.track_running_stats and norm.momentum is not None
+
+
+def _enough(x: Tensor, stride: int) -> bool:
+    """Whether there is more than one value for a mean; torch's own refusal is the message where there is not."""
+    return x.shape[0] * -(-x.shape[-2] // stride) * -(-x.shape[-1] // stride) > 1
+
+
+def _is_stem(module: ConvNormAct) -> bool:
+    convolution = module.convolution
+    side, inputs = convolution.kernel_size[0], convolution.in_channels
+    small = inputs * side**2 <= LARGEST_STEM_INPUT and convolution.out_channels <= 128
+    return (
+        convolution.groups == 1
+        and side == 3
+        and convolution.dilation == (1, 1)
+        and inputs <= 16
+        and convolution.bias is None
+        and small
+        and kind_of(module.activation) != "other"
+    )
+
+
+def _affine(unit: ConvNormAct) -> tuple[Tensor, Tensor]:
+    norm = unit.normalization
+    assert norm is not None
+    return norm.weight, norm.bias
+
+
+def _layer_parameters(layer: TransformerLayer) -> list[Tensor]:
+    """In the order of training_functions.EACH."""
+    attention, ffn = layer.attention, layer.ffn
+    units = (
+        layer.layernorm_before,
+        attention.qkv_proj.convolution,
+        attention.out_proj.convolution,
+        layer.layernorm_after,
+        ffn.conv1.convolution,
+        ffn.conv2.convolution,
+    )
+    return [p for unit in units for p in (unit.weight, unit.bias)]  # type: ignore[misc]
+
+
+def _rows(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, C, H, W) -> (B, H, W, C), contiguous: no copy of a channels_last map of that dtype."""
+    return x.permute(0, 2, 3, 1).to(dtype).contiguous()
+
+
+def _map(rows: Tensor) -> Tensor:
+    return rows.permute(0, 3, 1, 2)

@@ -1,0 +1,539 @@
+"""The kernels of a training step's convolutions as functions of tensors, on maps (B, H, W, C), contiguous.
+
+Bytes in the docstrings are those of one call, with e bytes an element and M = B H W; a GPU's time is at least bytes over bandwidth.
+Weights and statistics are small and not counted. Partial sums of one call are joined by the next.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Literal, NamedTuple
+
+import torch
+import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
+from torch import Tensor, nn
+
+from mobilevitv2.kernels import training_convolutions as kernels
+from mobilevitv2.kernels import training_filters as filters
+from mobilevitv2.kernels.training_tiles import (
+    LARGEST_POINTWISE,
+    Lanes,
+    Rows,
+    back_tile,
+    depthwise_back_tile,
+    depthwise_tile,
+    plain_tile,
+    pointwise_tile,
+    stem_tile,
+)
+
+Kind = Literal["raw", "none", "silu", "relu"]
+"""What stands between a stored map and its reader: nothing, a batch norm, or a batch norm with an activation."""
+
+
+class Statistics(NamedTuple):
+    """Of a convolution's output, by the programs that wrote it: (programs, 2, C), and how many pixels each has seen."""
+
+    values: Tensor
+    counts: Tensor
+
+
+NOTHING = Statistics(torch.empty(0), torch.empty(0))
+
+
+def gather(statistics: Statistics, norm: nn.BatchNorm2d) -> Tensor:
+    """Mean, 1 / deviation, scale and shift of a batch norm in training, (4, C) in float32; its running statistics move."""
+    values, counts = statistics
+    programs, _, channels = values.shape
+    found = torch.empty(4, channels, device=values.device, dtype=torch.float32)
+    kernels.gather_kernel[(triton.cdiv(channels, 8),)](
+        values,
+        counts,
+        norm.weight,
+        norm.bias,
+        found,
+        norm.running_mean,
+        norm.running_var,
+        norm.num_batches_tracked,
+        programs,
+        channels,
+        norm.eps,
+        norm.momentum,
+        BLOCK_P=triton.next_power_of_2(programs),
+        BLOCK_C=8,
+        num_warps=8,
+    )
+    return found
+
+
+class Back(NamedTuple):
+    """`table` (2, C) takes the gradient behind a batch norm to that of the convolution in front of it."""
+
+    table: Tensor
+    weight: Tensor
+    bias: Tensor
+
+
+def gather_back(partials: Tensor, norm: Tensor, *, count: int, dtype: torch.dtype) -> Back:
+    """From the partial sums (programs, 2, C) over `count` pixels; weight's and bias's gradients in `dtype`."""
+    programs, _, channels = partials.shape
+    table = torch.empty(2, channels, device=partials.device, dtype=torch.float32)
+    gradients = torch.empty(2, channels, device=partials.device, dtype=dtype)
+    kernels.gather_back_kernel[(triton.cdiv(channels, 8),)](
+        partials,
+        norm,
+        table,
+        gradients[0],
+        gradients[1],
+        programs,
+        channels,
+        float(count),
+        BLOCK_P=triton.next_power_of_2(programs),
+        BLOCK_C=8,
+        num_warps=8,
+    )
+    return Back(table, gradients[0], gradients[1])
+
+
+def statistics(z: Tensor, *, tile: Rows | None = None) -> Statistics:
+    """Of a map that a library wrote. Reads M C e."""
+    rows, channels = z.numel() // z.shape[-1], z.shape[-1]
+    tile = tile or plain_tile(channels)
+    tiles, blocks_c = triton.cdiv(rows, tile.rows), triton.cdiv(channels, tile.channels)
+    found, programs = _room(z, tiles, blocks_c, tile.programs, channels)
+    kernels.statistics_kernel[(programs * blocks_c,)](
+        z,
+        *found,
+        rows,
+        channels,
+        tiles,
+        programs,
+        blocks_c,
+        BLOCK_M=tile.rows,
+        BLOCK_C=tile.channels,
+        num_warps=tile.warps,
+    )
+    return found
+
+
+def normalise(z: Tensor, norm: Tensor, *, kind: Kind, residual: Tensor | None = None, tile: Rows | None = None) -> Tensor:
+    """act(z * scale + shift), and the sum with another map. Reads M C e and the other, writes M C e."""
+    rows, channels = z.numel() // z.shape[-1], z.shape[-1]
+    tile = tile or plain_tile(channels)
+    blocks_c = triton.cdiv(channels, tile.channels)
+    out = torch.empty_like(z)
+    kernels.normalise_kernel[(triton.cdiv(rows, tile.rows) * blocks_c,)](
+        z,
+        norm,
+        residual,
+        out,
+        rows,
+        channels,
+        blocks_c,
+        KIND=kind,
+        RESIDUAL=residual is not None,
+        BLOCK_M=tile.rows,
+        BLOCK_C=tile.channels,
+        num_warps=tile.warps,
+    )
+    return out
+
+
+def activation_backward(
+    gradient: Tensor, z: Tensor, norm: Tensor, *, kind: Kind, out: Tensor | None = None, tile: Rows | None = None
+) -> tuple[Tensor, Tensor]:
+    """The gradient in front of the activation, and its partial sums. Reads 2 M C e, writes M C e where there is an activation."""
+    rows, channels = z.numel() // z.shape[-1], z.shape[-1]
+    tile = tile or plain_tile(channels)
+    tiles, blocks_c = triton.cdiv(rows, tile.rows), triton.cdiv(channels, tile.channels)
+    if kind == "none":
+        out = gradient
+    elif out is None:
+        out = torch.empty_like(z)
+    programs = programs_for(z.device, tiles, blocks_c, tile.programs)
+    partials = torch.empty(programs, 2, channels, device=z.device, dtype=torch.float32)
+    kernels.sums_kernel[(programs * blocks_c,)](
+        gradient,
+        z,
+        norm,
+        out,
+        partials,
+        rows,
+        channels,
+        tiles,
+        programs,
+        blocks_c,
+        KIND=kind,
+        BLOCK_M=tile.rows,
+        BLOCK_C=tile.channels,
+        num_warps=tile.warps,
+    )
+    return out, partials
+
+
+def norm_backward(d: Tensor, z: Tensor, norm: Tensor, back: Tensor, *, tile: Rows | None = None) -> Tensor:
+    """The gradient in front of a batch norm. Reads 2 M C e, writes M C e."""
+    rows, channels = z.numel() // z.shape[-1], z.shape[-1]
+    tile = tile or plain_tile(channels)
+    blocks_c = triton.cdiv(channels, tile.channels)
+    out = torch.empty_like(z)
+    kernels.norm_backward_kernel[(triton.cdiv(rows, tile.rows) * blocks_c,)](
+        d, z, norm, back, out, rows, channels, blocks_c, BLOCK_M=tile.rows, BLOCK_C=tile.channels, num_warps=tile.warps
+    )
+    return out
+
+
+def pointwise(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    norm: Tensor | None = None,
+    kind: Kind = "raw",
+    statistics_wanted: bool = True,
+    tile: Rows | None = None,
+) -> tuple[Tensor, Statistics]:
+    """1x1 convolution of act(norm(x)), and the statistics of its output (none where not wanted). `weight` is (N, K) in x's dtype.
+
+    Reads M K e, writes M N e; 2 M K N operations. Against norm, activation, convolution and statistics one after another: two passes
+    over the input and one over the output less.
+    """
+    inputs, outputs, rows = x.shape[-1], weight.shape[0], x.numel() // x.shape[-1]
+    if inputs > LARGEST_POINTWISE:
+        out = (x if norm is None else normalise(x, norm, kind=kind)) @ weight.t()
+        return out, statistics(out) if statistics_wanted else NOTHING
+    tile = tile or pointwise_tile(inputs, outputs)
+    tiles, blocks_n = triton.cdiv(rows, tile.rows), triton.cdiv(outputs, tile.channels)
+    out = torch.empty(*x.shape[:-1], outputs, device=x.device, dtype=x.dtype)
+    found, programs = _room(x, tiles, blocks_n, tile.programs, outputs)
+    kernels.pointwise_forward_kernel[(programs * blocks_n,)](
+        x,
+        norm,
+        weight,
+        out,
+        *found,
+        rows,
+        tiles,
+        programs,
+        inputs,
+        outputs,
+        blocks_n,
+        KIND=kind,
+        STATISTICS=statistics_wanted,
+        PRECISION=_precision(x),
+        BLOCK_M=tile.rows,
+        BLOCK_K=_power(inputs),
+        BLOCK_N=tile.channels,
+        STAGES=tile.stages,
+        num_warps=tile.warps,
+    )
+    return out, found
+
+
+class Gradients(NamedTuple):
+    """Of a convolution: its input's (behind the batch norm where it has one, with the partial sums), and its weights'."""
+
+    input: Tensor
+    partials: Tensor | None
+    weight: Tensor
+
+
+def pointwise_backward(
+    d: Tensor,
+    weight: Tensor,
+    x: Tensor,
+    *,
+    z: Tensor | None = None,
+    norm: Tensor | None = None,
+    back: Tensor | None = None,
+    x_norm: Tensor | None = None,
+    kind: Kind = "raw",
+    residual: Tensor | None = None,
+    tile: Rows | None = None,
+) -> Gradients:
+    """Backward of `pointwise`, from the gradient d behind the batch norm of its output z; without z from the output's own gradient.
+
+    Reads M (2 N + K) e, d and z again for every further block of K (mostly from the cache), writes M K e; 4 M K N operations. Against
+    norm's, convolution's (twice), activation's backward and the sums one after another: 4 passes over N and 5 over K less.
+    """
+    inputs, outputs, rows = x.shape[-1], weight.shape[0], x.numel() // x.shape[-1]
+    if outputs > LARGEST_POINTWISE:
+        return _library_backward(d, weight, x, z, norm, back, x_norm, kind, residual)
+    tile = tile or back_tile(inputs, outputs)
+    tiles, blocks_k = triton.cdiv(rows, tile.rows), triton.cdiv(inputs, tile.channels)
+    programs = programs_for(x.device, tiles, blocks_k, tile.programs)
+    out = torch.empty_like(x)
+    partials = torch.empty(programs, 2, inputs, device=x.device, dtype=torch.float32)
+    weights = torch.empty(programs, outputs, inputs, device=x.device, dtype=torch.float32)
+    kernels.pointwise_backward_kernel[(programs * blocks_k,)](
+        d,
+        z,
+        norm,
+        back,
+        weight,
+        x,
+        x_norm,
+        residual,
+        out,
+        partials,
+        weights,
+        rows,
+        tiles,
+        programs,
+        inputs,
+        outputs,
+        blocks_k,
+        NORM=z is not None,
+        KIND=kind,
+        RESIDUAL=residual is not None,
+        PRECISION=_precision(x),
+        BLOCK_M=tile.rows,
+        BLOCK_K=tile.channels,
+        BLOCK_N=_power(outputs),
+        STAGES=tile.stages,
+        num_warps=tile.warps,
+    )
+    return Gradients(out, None if kind == "raw" else partials, weights.sum(0))
+
+
+def _library_backward(
+    d: Tensor,
+    weight: Tensor,
+    x: Tensor,
+    z: Tensor | None,
+    norm: Tensor | None,
+    back: Tensor | None,
+    x_norm: Tensor | None,
+    kind: Kind,
+    residual: Tensor | None,
+) -> Gradients:
+    if z is not None:
+        assert norm is not None and back is not None
+        d = norm_backward(d, z, norm, back)
+    inputs = x if x_norm is None else normalise(x, x_norm, kind=kind)
+    weights = d.flatten(0, -2).t() @ inputs.flatten(0, -2)
+    found = d @ weight
+    if x_norm is None:
+        return Gradients(found if residual is None else found.add_(residual), None, weights)
+    return Gradients(*activation_backward(found, x, x_norm, kind=kind, out=found), weights)
+
+
+def depthwise(
+    x: Tensor,
+    taps: Tensor,
+    *,
+    norm: Tensor | None = None,
+    kind: Kind = "raw",
+    stride: int = 1,
+    dilation: int = 1,
+    tile: Lanes | None = None,
+) -> tuple[Tensor, Statistics]:
+    """Depthwise convolution of act(norm(x)), and the statistics of its output. `taps` is (side^2, C).
+
+    Reads M C e, writes M C e / stride^2; 2 M C side^2 / stride^2 operations. Against norm, activation, convolution and statistics
+    one after another: two passes over the input and one over the output less.
+    """
+    batch, height, width, channels = x.shape
+    side = round(taps.shape[0] ** 0.5)
+    out_height, out_width = (height - 1) // stride + 1, (width - 1) // stride + 1
+    out = torch.empty(batch, out_height, out_width, channels, device=x.device, dtype=x.dtype)
+    tile = tile or depthwise_tile(channels, stride)
+    strips, spans = triton.cdiv(out_height, tile.height), triton.cdiv(out_width, tile.width)
+    lanes, blocks_c = batch * strips * spans, triton.cdiv(channels, tile.channels)
+    tiles = triton.cdiv(lanes, tile.rows)
+    found, programs = _room(x, tiles, blocks_c, tile.programs, channels)
+    filters.depthwise_forward_kernel[(programs * blocks_c,)](
+        x,
+        norm,
+        taps,
+        out,
+        *found,
+        lanes,
+        tiles,
+        programs,
+        strips,
+        spans,
+        height,
+        width,
+        out_height,
+        out_width,
+        channels,
+        blocks_c,
+        KIND=kind,
+        SIDE=side,
+        STRIDE=stride,
+        DILATION=dilation,
+        ROWS=tile.height,
+        COLUMNS=tile.width,
+        BLOCK_M=tile.rows,
+        BLOCK_C=tile.channels,
+        num_warps=tile.warps,
+    )
+    return out, found
+
+
+def depthwise_backward(
+    d: Tensor,
+    z: Tensor,
+    norm: Tensor,
+    back: Tensor,
+    taps: Tensor,
+    x: Tensor,
+    *,
+    x_norm: Tensor | None = None,
+    kind: Kind = "raw",
+    stride: int = 1,
+    dilation: int = 1,
+    tile: Lanes | None = None,
+) -> Gradients:
+    """Backward of `depthwise`, from the gradient d behind the batch norm of its output z.
+
+    With M the pixels of x: reads M C e (1 + 2 / stride^2), writes M C e; 4 M C side^2 / stride^2 operations. Against norm's,
+    convolution's (twice), activation's backward and the sums one after another: 4 passes over z's map and 5 over x's less.
+    """
+    batch, height, width, channels = x.shape
+    side = round(taps.shape[0] ** 0.5)
+    tile = tile or depthwise_back_tile(channels, stride)
+    strips, spans = triton.cdiv(height, tile.height), triton.cdiv(width, tile.width)
+    lanes, blocks_c = batch * strips * spans, triton.cdiv(channels, tile.channels)
+    tiles = triton.cdiv(lanes, tile.rows)
+    programs = programs_for(x.device, tiles, blocks_c, tile.programs)
+    out = torch.empty_like(x)
+    partials = torch.empty(programs, 2, channels, device=x.device, dtype=torch.float32)
+    weights = torch.empty(programs, side * side, channels, device=x.device, dtype=torch.float32)
+    filters.depthwise_backward_kernel[(programs * blocks_c,)](
+        d,
+        z,
+        norm,
+        back,
+        taps,
+        x,
+        x_norm,
+        out,
+        partials,
+        weights,
+        lanes,
+        tiles,
+        programs,
+        strips,
+        spans,
+        height,
+        width,
+        *z.shape[1:3],
+        channels,
+        blocks_c,
+        KIND=kind,
+        SIDE=side,
+        STRIDE=stride,
+        DILATION=dilation,
+        ROWS=tile.height,
+        COLUMNS=tile.width,
+        BLOCK_M=tile.rows,
+        BLOCK_C=tile.channels,
+        num_warps=tile.warps,
+    )
+    return Gradients(out, None if kind == "raw" else partials, weights.sum(0))
+
+
+def stem(x: Tensor, weight: Tensor, *, side: int, stride: int, tile: Rows | None = None) -> tuple[Tensor, Statistics]:
+    """The first convolution and the statistics of its output: (B, C, H, W), any strides and dtype, to (B, H', W', N).
+
+    `weight` is (N, C side^2), torch's filters flattened, in the output's dtype. Reads the pictures, writes M N e.
+    """
+    batch, channels, height, width = x.shape
+    out_height, out_width = (height - 1) // stride + 1, (width - 1) // stride + 1
+    pixels, outputs = out_height * out_width, weight.shape[0]
+    out = torch.empty(batch, out_height, out_width, outputs, device=x.device, dtype=weight.dtype)
+    tile = tile or stem_tile()
+    per_picture = triton.cdiv(pixels, tile.rows)
+    found, programs = _room(out, batch * per_picture, 1, tile.programs, outputs)
+    filters.stem_forward_kernel[(programs,)](
+        x,
+        weight,
+        out,
+        *found,
+        *x.stride(),
+        height,
+        width,
+        out_width,
+        pixels,
+        outputs,
+        batch * per_picture,
+        per_picture,
+        programs,
+        CHANNELS=channels,
+        SIDE=side,
+        STRIDE=stride,
+        PRECISION=_precision(out),
+        BLOCK_M=tile.rows,
+        BLOCK_K=_power(channels * side * side),
+        BLOCK_N=_power(outputs),
+        num_warps=tile.warps,
+    )
+    return out, found
+
+
+def stem_backward(
+    d: Tensor, z: Tensor, norm: Tensor, back: Tensor, x: Tensor, *, side: int, stride: int, tile: Rows | None = None
+) -> Tensor:
+    """The gradient of `stem`'s weights, (N, C side^2). Reads 2 M N e and the pictures."""
+    batch, channels, height, width = x.shape
+    _, out_height, out_width, outputs = z.shape
+    pixels, taps = out_height * out_width, channels * side * side
+    tile = tile or stem_tile()
+    per_picture = triton.cdiv(pixels, tile.rows)
+    programs = programs_for(x.device, batch * per_picture, 1, tile.programs)
+    weights = torch.empty(programs, outputs, taps, device=x.device, dtype=torch.float32)
+    filters.stem_backward_kernel[(programs,)](
+        d,
+        z,
+        norm,
+        back,
+        x,
+        weights,
+        *x.stride(),
+        height,
+        width,
+        out_width,
+        pixels,
+        outputs,
+        batch * per_picture,
+        per_picture,
+        programs,
+        CHANNELS=channels,
+        SIDE=side,
+        STRIDE=stride,
+        PRECISION=_precision(z),
+        BLOCK_M=tile.rows,
+        BLOCK_K=_power(taps),
+        BLOCK_N=_power(outputs),
+        num_warps=tile.warps,
+    )
+    return weights.sum(0)
+
+
+def _room(x: Tensor, tiles: int, blocks: int, each: int, channels: int) -> tuple[Statistics, int]:
+    """Memory for the statistics of a map, and how many programs share its tiles."""
+    programs = programs_for(x.device, tiles, blocks, each)
+    values = torch.empty(programs, 2, channels, device=x.device, dtype=torch.float32)
+    return Statistics(values, torch.empty(programs, device=x.device, dtype=torch.float32)), programs
+
+
+def programs_for(device: torch.device, tiles: int, blocks: int, each: int) -> int:
+    """`each` on a multiprocessor, shared by the blocks of channels; no more than there are tiles, or one program can join."""
+    return max(1, min(tiles, 1024, _multiprocessors(device) * each // blocks))
+
+
+def _precision(x: Tensor) -> str:
+    """The matrix units' shortened float32 would cost float32 its meaning."""
+    if triton.knobs.runtime.interpret:
+        return "interpreted"
+    return "ieee" if x.dtype == torch.float32 else "tf32"
+
+
+def _power(number: int) -> int:
+    return max(16, int(triton.next_power_of_2(number)))
+
+
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
