@@ -3,10 +3,10 @@
     python benchmarks/input_pipeline.py ../shared/data/objects/train-00000-of-00004.parquet --json docs/runs/input-pipeline.json
 
 The pictures of the table are written out as JPEG files, from which both read; ours reads the table itself as well. Augmentation is
-equal: random resized crop, flip, RandAugment (2 operations, magnitude 9), erasing (.25), mixup or cutmix for each batch. torchvision
-does it in the workers as its users do, on Pillow's pictures and on tensors, and mixes on the device; ours crops and flips in the
-workers and does the rest on the device. Bytes cross the bus in both. Without a GPU the device's part is timed by itself, since the
-workers' cores would have to do it too.
+equal: random resized crop, flip, RandAugment (2 operations, magnitude 9), erasing (.25), mixup or cutmix for each batch.
+torchvision does it in the workers as its users do, on Pillow's pictures and on tensors, and mixes on the device; ours crops and
+flips in the workers and does the rest on the device. Bytes cross the bus in both. Without a GPU the device's part is timed by
+itself, since the workers' cores would have to do it too.
 
 Each rate is taken between the arrival of a first batch and of a later one, all workers busy; the rounds are interleaved, and the
 ratios are medians of those within a round.
@@ -15,7 +15,6 @@ ratios are medians of those within a round.
 from __future__ import annotations
 
 import argparse
-import io
 import itertools
 import json
 import os
@@ -42,6 +41,7 @@ from mobilevitv2.data.decoded import DecodedPictures
 from mobilevitv2.train.augment import BatchAugmentation
 from mobilevitv2.train.trainer import make_loader
 
+Batch = tuple[torch.Tensor, torch.Tensor]
 Step = Callable[[torch.Tensor, torch.Tensor], object]
 
 
@@ -64,7 +64,8 @@ def write_photographs(folder: Path, count: int) -> None:
     def write(number: int) -> None:
         place = folder / f"{number % 2:03d}"
         place.mkdir(parents=True, exist_ok=True)
-        picture = Image.fromarray((data.astronaut, data.coffee, data.chelsea)[number % 3]()).resize((4000, 3000), Image.Resampling.BICUBIC)
+        photograph = Image.fromarray((data.astronaut, data.coffee, data.chelsea)[number % 3]())
+        picture = photograph.resize((4000, 3000), Image.Resampling.BICUBIC)
         noise = np.random.default_rng(number).integers(-4, 5, (3000, 4000, 3))
         Image.fromarray(np.clip(np.asarray(picture) + noise, 0, 255).astype(np.uint8)).save(place / f"{number}.jpg", quality=88)
 
@@ -75,7 +76,7 @@ def write_photographs(folder: Path, count: int) -> None:
 # ---------------------------------------------------------------------------------------------------------------- the contenders
 
 
-def torchvision_loader(folder: Path, form: str, arguments: argparse.Namespace) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+def torchvision_loader(folder: Path, form: str, arguments: argparse.Namespace) -> Iterable[Batch]:
     """ImageFolder and its transforms, on "PIL" pictures or on "tensors"; an endless stream of batches."""
     bicubic = InterpolationMode.BICUBIC
     steps: list[Any] = [
@@ -95,7 +96,7 @@ def torchvision_loader(folder: Path, form: str, arguments: argparse.Namespace) -
     )
 
 
-def our_loader(split: PictureSplit, cache: DecodedPictures | None, arguments: argparse.Namespace) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def our_loader(split: PictureSplit, cache: DecodedPictures | None, arguments: argparse.Namespace) -> Iterator[Batch]:
     """What the trainer reads from; an endless stream of batches."""
     pictures = PictureBatches(split, TrainCrop(arguments.size), cache=cache)
     batches = EpochBatches(len(pictures), min(arguments.batch, len(pictures)), epochs=10**6, seed=0)
@@ -118,7 +119,7 @@ def augmented(device: torch.device, pixels: torch.Tensor, labels: torch.Tensor, 
 # ------------------------------------------------------------------------------------------------------------------- measuring
 
 
-def rate(loader: Iterable[tuple[torch.Tensor, torch.Tensor]], step: Step | None, *, workers: int, seconds: float) -> float:
+def rate(loader: Iterable[Batch], step: Step | None, *, workers: int, seconds: float) -> float:
     """Pictures a second of a stream, from the first batch on, over whole turns of the workers."""
     stream = iter(loader)
     pixels, labels = next(stream)
@@ -223,10 +224,15 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     result: dict[str, Any] = {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU alone: rates are those of the workers, without the device's part",
-        "cores": len(os.sched_getaffinity(0)), "torch": torch.__version__, "torchvision": torchvision.__version__, "pillow": Image.__version__,
-        "size": arguments.size, "batch": arguments.batch, "workers": arguments.workers,
-    }  # fmt: skip
+        "device": torch.cuda.get_device_name()
+        if device.type == "cuda"
+        else "CPU: rates are the workers', without the device's part",
+        "cores": len(os.sched_getaffinity(0)),
+        "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__, "pillow": Image.__version__},
+        "size": arguments.size,
+        "batch": arguments.batch,
+        "workers": arguments.workers,
+    }
     print(result, flush=True)
 
     def keep(place: str, name: str, values: object) -> None:
@@ -246,20 +252,20 @@ def main() -> None:
         memory = cache.nbytes / len(files) / 1e3
         print(f"{len(files)} JPEG files; decoded into memory at {filled:,.0f} a second, {memory:.0f} kB each", flush=True)
         keep("decoded once", "rate", filled)
-        cases = {"files, first epoch without cache": (files, None), "files, decoded in memory": (files, cache), "table, without cache": (split, None)}
-        found = beside_each_other(contenders_of(small, cases, arguments, classes), arguments.rounds, keep=partial(keep, "small, raw"))
+        cases = {"files": (files, None), "files, decoded in memory": (files, cache), "table": (split, None)}
+        contenders = contenders_of(small, cases, arguments, classes)
+        found = beside_each_other(contenders, arguments.rounds, keep=partial(keep, "small, raw"))
         keep("result", "small", report(f"small pictures, {arguments.size} px", found))
-        if device.type == "cuda" or arguments.rounds:
-            alone = device_part(device, arguments, classes)
-            print(f"our augmentation by itself on {device.type}: {alone:,.0f} pictures a second", flush=True)
-            keep("augmentation alone", device.type, alone)
+        alone = device_part(device, arguments, classes)
+        print(f"our augmentation by itself on {device.type}: {alone:,.0f} pictures a second", flush=True)
+        keep("augmentation alone", device.type, alone)
         if arguments.photographs:
             write_photographs(large, arguments.photographs)
             photographs = open_classification_data(large, validation_fraction=0).splits["train"]
             cache, filled = fill_rate(photographs, arguments)
             keep("photographs decoded once", "rate", filled)
             arguments.batch = 8
-            cases = {"files, without cache": (photographs, None), "files, decoded in memory": (photographs, cache)}
+            cases = {"files": (photographs, None), "files, decoded in memory": (photographs, cache)}
             found = beside_each_other(contenders_of(large, cases, arguments, 2), arguments.rounds, keep=partial(keep, "large, raw"))
             keep("result", "large", report("photographs of 4,000 x 3,000", found))
             print(f"decoded into memory at {filled:,.0f} a second", flush=True)

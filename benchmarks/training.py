@@ -1,128 +1,219 @@
-"""Training speed: the bare step of each model, and what augmentation, loader and Trainer add to it.
+"""Training speed: the bare step, the Trainer's loop around the same step, and a whole run with its loader and augmentation.
 
-    python benchmarks/training.py objects --width 0.75 --size 160 192 224
+    python benchmarks/training.py ../shared/data/objects --width 1.0 --size 256 --batch 256
+    python benchmarks/training.py ../shared/data/objects --compile --models ours transformers timm
 
-Prints medians of interleaved rounds, pictures a second. On a processor only ratios mean anything.
+Forward, backward, clipped gradients, AdamW, and the running average are the same in all three: the loop takes the bare step's own
+batch, which lies on the device and is augmented already; the run decodes, copies and augments. Rounds are interleaved, times are
+those of many steps between two waits for the device, ratios are medians of those within a round. Prints as it goes. On a processor
+only ratios mean anything.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import copy
 import dataclasses
 import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from peers import build
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback
+
+from mobilevitv2.data.batches import PictureBatches
+from mobilevitv2.data.classification import PictureSplit, open_classification_data
+from mobilevitv2.train.augment import BatchAugmentation
+from mobilevitv2.train.classify import ClassificationTask
+from mobilevitv2.train.ema import WeightAverage
+from mobilevitv2.train.recipe import ClassificationRecipe, recipe_of
+from mobilevitv2.train.schedule import build_optimizer
+from mobilevitv2.train.terminal import few_host_threads, quiet_transformers
+from mobilevitv2.train.trainer import RecipeTrainer, training_arguments
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+Batch = tuple[Tensor, Tensor]
 
 
-def seconds(run: Callable[[], object], rounds: int) -> float:
-    """Median time of one call."""
-    times = []
-    for _ in range(rounds):
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+def wait() -> None:
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def half_precision(recipe: ClassificationRecipe) -> contextlib.AbstractContextManager[Any]:
+    """As the Trainer of that recipe has it."""
+    return torch.autocast(DEVICE.type, dtype=torch.bfloat16, enabled=training_arguments(recipe, Path("unused"), count=10**6).bf16)
+
+
+class BareStep:
+    """Forward, backward, clipping, optimiser, average on one batch."""
+
+    def __init__(self, network: nn.Module, recipe: ClassificationRecipe, batch: Batch) -> None:
+        self.network = network.to(DEVICE).to(memory_format=torch.channels_last).train()
+        self.forward: Callable[..., Any] = torch.compile(self.network) if recipe.compile else self.network
+        self.optimizer = build_optimizer(self.network, recipe, recipe.width)
+        self.average = WeightAverage(self.network, momentum=recipe.ema_momentum)
+        self.parameters = list(self.network.parameters())
+        self.batch, self.recipe, self.context = batch, recipe, half_precision(recipe)
+
+    def run(self, steps: int, augment: Callable[[], Batch] | None = None) -> float:
+        """Seconds a step."""
+        wait()
         start = time.perf_counter()
-        run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+        for _ in range(steps):
+            pictures, targets = self.batch if augment is None else augment()
+            with self.context:
+                logits = self.forward(pixel_values=pictures).logits
+            F.cross_entropy(logits.float(), targets, label_smoothing=self.recipe.label_smoothing).backward()
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip_grad_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.average.update()
+        self.host = (time.perf_counter() - start) / steps
+        wait()
+        return (time.perf_counter() - start) / steps
 
 
-def bare_step(name: str, width: float, size: int, batch: int, *, device: torch.device, compiled: bool) -> Callable[[], None]:
-    """Forward, backward and optimiser step of `name` on one fixed batch, ten times a call."""
-    model = build(name, width, 112).to(device).to(memory_format=torch.channels_last).train()
-    forward: Callable[..., object] = torch.compile(model) if compiled else model
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=device.type == "cuda")
-    pictures = torch.rand(batch, 3, size, size, device=device).to(memory_format=torch.channels_last)
-    labels = torch.randint(112, (batch,), device=device)
+class Clock(TrainerCallback):  # type: ignore[misc]
+    """Takes the time of the steps after the first ones."""
 
-    def run() -> None:
-        for _ in range(10):
-            with torch.autocast(device.type, dtype=torch.bfloat16):
-                logits = forward(pixel_values=pictures).logits  # type: ignore[attr-defined]
-            F.cross_entropy(logits.float(), labels).backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+    def __init__(self, first: int, last: int) -> None:
+        self.first, self.last, self.start, self.seconds = first, last, 0.0, 0.0
 
-    run()
-    return run
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        """Waits for the device twice in a run."""
+        if state.global_step == self.first:
+            wait()
+            self.start = time.perf_counter()
+        elif state.global_step == self.last:
+            wait()
+            self.seconds = (time.perf_counter() - self.start) / (self.last - self.first)
+            control.should_training_stop, control.should_save = True, False
+        return control
 
 
-def parts(data: str, recipe_name: str, size: int, batch: int, *, device: torch.device) -> dict[str, float]:
-    """Pictures a second of the augmentation alone, the loader alone, and a whole short run of the Trainer."""
-    from mobilevitv2.data.classification import open_classification_data
-    from mobilevitv2.train.augment import BatchAugmentation
-    from mobilevitv2.train.classify import _run, build_model
-    from mobilevitv2.train.recipe import load_recipe
+class Resident(RecipeTrainer):
+    """The Trainer on one batch that lies on the device."""
 
-    recipe = load_recipe(recipe_name, {"image_size": str(size), "batch_size": str(batch), "width": "0.75"})
-    opened = open_classification_data(data, validation_fraction=0.0)
-    assert opened.train is not None
-    found: dict[str, float] = {}
-    augmentation = BatchAugmentation(112, randaugment_operations=2, erasing=0.25, mixup=0.2, cutmix=1.0)
-    pixels = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, device=device)
-    labels = torch.randint(112, (batch,), device=device)
-    found["augmentation"] = batch / seconds(lambda: augmentation(pixels, labels), 20)
-    from mobilevitv2.data.batches import EpochBatches, PictureBatches, TrainCrop
-    from mobilevitv2.train.classify import _cache
-    from mobilevitv2.train.trainer import make_loader, worker_count
+    resident: dict[str, Any]
 
-    start = time.perf_counter()
-    cache = _cache(opened.train, recipe, size)
-    found["decode once"] = len(opened.train) / (time.perf_counter() - start)
-    pictures = PictureBatches(opened.train, TrainCrop(size, recipe.crop_scale), cache=cache)
-    batches = EpochBatches(len(pictures), batch, epochs=4, seed=0)
-    start, count = 0.0, -20
-    for inputs in make_loader(pictures, batches, workers=worker_count(recipe), pin=device.type == "cuda"):
-        count += 1
-        if count == 0:
-            start = time.perf_counter()
-        inputs["pixel_values"].to(device, non_blocking=True)
-    found["loader"] = count * batch / (time.perf_counter() - start)
-    epochs = 6
-    short = dataclasses.replace(recipe, epochs=epochs, eval_every=epochs, save_every=epochs, warmup_steps=10)
-    network, _ = build_model("scratch", short, opened.classes)
-    with tempfile.TemporaryDirectory() as folder:
-        _run(network, short, Path(folder), opened.train, opened.test, resume=False)
-        lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-    points = [(line["step"], line["seconds"]) for line in lines if "grad_norm" in line]
-    found["Trainer"] = batch * (points[-1][0] - points[1][0]) / (points[-1][1] - points[1][1])
-    found["Trainer's evaluation, s"] = next(line["seconds"] for line in lines if "eval_top1" in line) - points[-1][1]
-    return found
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The same batch again and again."""
+        loader: DataLoader[Any] = DataLoader(range(10**6), batch_size=1, collate_fn=lambda _: self.resident)  # type: ignore[arg-type]
+        return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
+
+
+def trained(
+    kind: type[RecipeTrainer],
+    network: nn.Module,
+    task: ClassificationTask,
+    pictures: PictureBatches,
+    batch: Batch,
+    *,
+    first: int,
+    steps: int,
+) -> float:
+    """Seconds a step of the Trainer, over `steps` steps after the `first`."""
+    recipe = dataclasses.replace(task.recipe, epochs=10**5, save_every=10**5)
+    with tempfile.TemporaryDirectory() as folder, quiet_transformers():
+        settings = training_arguments(recipe, Path(folder), count=len(pictures))
+        trainer = kind(network, task=task, arguments=settings, train=pictures, evaluation=None, width=recipe.width)
+        if isinstance(trainer, Resident):
+            trainer.resident = {"pixel_values": batch[0], "labels": batch[1], "indices": list(range(len(batch[0])))}
+        clock = Clock(first, first + steps)
+        trainer.add_callback(clock)
+        with few_host_threads(trainer.args.device), contextlib.redirect_stdout(None):
+            trainer.train()
+    return clock.seconds
+
+
+class Steps:
+    """The three kinds of steps of one model, each ready to be timed."""
+
+    def __init__(self, name: str, recipe: ClassificationRecipe, split: PictureSplit, steps: int) -> None:
+        self.recipe, self.steps = recipe, steps
+        self.network = build(name, recipe.width, len(split.classes))
+        self.task = ClassificationTask(recipe)
+        self.task.build(self.network, split.classes)
+        self.pictures = self.task.train_batches(split)
+        side, count = recipe.image_size, recipe.batch_size
+        self.pixels = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, device=DEVICE)
+        self.labels = torch.randint(len(split.classes), (count,), device=DEVICE)
+        assert self.task.augmentation is not None
+        self.augmentation: BatchAugmentation = self.task.augmentation
+        self.batch = self.augmentation(self.pixels, self.labels)
+        self.bare = BareStep(copy.deepcopy(self.network), recipe, self.batch)
+        self.bare.run(3)
+
+    def kinds(self) -> Iterator[tuple[str, Callable[[], float]]]:
+        """Name and what gives its seconds a step."""
+        yield "bare step", lambda: self.bare.run(self.steps)
+        yield "bare step and augmentation", lambda: self.bare.run(self.steps, lambda: self.augmentation(self.pixels, self.labels))
+        yield "Trainer's loop", lambda: self._trainer(Resident, augment=False)
+        yield "Trainer's run", lambda: self._trainer(RecipeTrainer, augment=True)
+
+    def _trainer(self, kind: type[RecipeTrainer], *, augment: bool) -> float:
+        self.task.augmentation = self.augmentation if augment else (lambda *_, **__: self.batch)  # type: ignore[assignment]
+        network = copy.deepcopy(self.network)
+        return trained(kind, network, self.task, self.pictures, self.batch, first=max(3, self.steps // 4), steps=self.steps)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
-    parser.add_argument("--width", type=float, default=0.75)
-    parser.add_argument("--size", type=int, nargs="+", default=[192])
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--models", nargs="+", default=["ours", "timm"])
+    parser.add_argument("--models", nargs="+", default=["ours"], help="bare steps of transformers and timm beside ours")
     parser.add_argument("--recipe", default="small-scratch")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--eager", action="store_true", help="do not compile")
+    parser.add_argument("--set", nargs="*", default=[], help="settings of the recipe, as kernels=true")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--pictures", type=int, default=10**9)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.backends.cuda.matmul.allow_tf32 = True
-    print("device:", torch.cuda.get_device_name() if device.type == "cuda" else "CPU", "torch", torch.__version__, flush=True)
-    for size in arguments.size:
-        steps: dict[str, Callable[[], None]] = {}
-        for name in arguments.models:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    settings = {"image_size": arguments.size, "batch_size": arguments.batch, "width": arguments.width, "compile": arguments.compile}
+    overrides = {name: str(value).lower() for name, value in settings.items()} | dict(pair.split("=") for pair in arguments.set)
+    recipe = recipe_of(ClassificationRecipe, arguments.recipe, overrides)
+    split = open_classification_data(arguments.data, validation_fraction=0.0).train
+    assert split is not None
+    split = split.select(range(min(arguments.pictures, len(split))))
+    name = torch.cuda.get_device_name() if DEVICE.type == "cuda" else "CPU"
+    print(f"{name}, torch {torch.__version__}, {len(split)} pictures, {overrides}", flush=True)
+    found: dict[str, Any] = {"device": name, "torch": torch.__version__, "settings": overrides}
+    for peer in [peer for peer in arguments.models if peer != "ours"]:
+        steps = Steps(peer, recipe, split.select(range(min(len(split), arguments.batch))), arguments.steps)
+        found[f"bare step of {peer}"] = arguments.batch / steps.bare.run(arguments.steps)
+        print(f"bare step of {peer}: {found[f'bare step of {peer}']:,.0f} pictures a second", flush=True)
+    start = time.perf_counter()
+    steps = Steps("ours", recipe, split, arguments.steps)
+    print(f"ready after {time.perf_counter() - start:.1f} s, decoding once included", flush=True)
+    times: dict[str, list[float]] = {}
+    for number in range(arguments.rounds):
+        for kind, measure in steps.kinds():
             start = time.perf_counter()
-            steps[name] = bare_step(name, arguments.width, size, arguments.batch, device=device, compiled=not arguments.eager)
-            print(f"  {size} px {name}: ready after {time.perf_counter() - start:.0f} s", flush=True)
-        for name, step in steps.items():
-            rate = 10 * arguments.batch / seconds(step, arguments.rounds)
-            print(f"{size} px, bare step of {name}: {rate:,.0f} img/s", flush=True)
-    for name, value in parts(arguments.data, arguments.recipe, arguments.size[-1], arguments.batch, device=device).items():
-        print(f"{arguments.size[-1]} px, {name}: {value:,.1f}", flush=True)
+            times.setdefault(kind, []).append(measure())
+            told = f"{1e3 * times[kind][-1]:.1f} ms a step, {time.perf_counter() - start:.1f} s in all"
+            host = f", {1e3 * steps.bare.host:.1f} ms of the host" if "bare" in kind else ""
+            print(f"round {number + 1}, {kind}: {told}{host}", flush=True)
+            if arguments.json:
+                arguments.json.write_text(json.dumps({**found, "seconds a step": times}, indent=1))
+    print("\n| | ms a step | pictures a second | of the bare step's speed |\n| --- | --- | --- | --- |")
+    for kind, values in times.items():
+        middle = statistics.median(values)
+        share = statistics.median(bare / value for bare, value in zip(times["bare step"], values, strict=True))
+        print(f"| {kind} | {1e3 * middle:.1f} | {arguments.batch / middle:,.0f} | {100 * share:.1f} % |", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,12 @@ import pytest
 import torch
 from classification_data import write_folder
 from PIL import Image
+from torchvision.transforms import RandomResizedCrop
 
 from mobilevitv2.data.batches import CentreCrop, DecodedPictures, EpochBatches, PictureBatches, TrainCrop
 from mobilevitv2.data.classification import PictureSplit, open_classification_data
+from mobilevitv2.data.decoded import expected_pixels
+from mobilevitv2.data.decoding import EncodedPicture
 from mobilevitv2.errors import DataError, ImageError
 from mobilevitv2.train.trainer import make_loader
 
@@ -131,3 +134,58 @@ def test_worker_processes_give_the_same_batches_in_order(tmp_path: Path) -> None
     assert len(alone) == len(helped) == 3
     for one, other in zip(alone, helped, strict=True):
         assert torch.equal(one["pixel_values"], other["pixel_values"]) and torch.equal(one["labels"], other["labels"])
+
+
+def test_crops_of_large_photographs_are_those_of_the_whole(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 255, 1200)
+    pixels = np.stack([*np.meshgrid(ramp, ramp[:900]), np.full((900, 1200), 128.0)], axis=2).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for number, options in enumerate([{}, {"exif": exif}]):
+        file = tmp_path / f"{number}.jpg"
+        Image.fromarray(pixels).save(file, quality=95, **options)
+        picture = EncodedPicture(file.read_bytes(), "photograph")
+        decoded = picture.pixels(short_side=225).shape
+        assert min(decoded[:2]) == 225  # a quarter: what a crop of the whole asks for
+        for seed in range(10):
+            torch.manual_seed(seed)
+            found = TrainCrop(100).of_file(picture)
+            torch.manual_seed(seed)
+            whole = TrainCrop(100)(picture.pixels())
+            assert np.abs(found.astype(int) - whole).max() <= 6  # half a pixel of the quarter, and JPEG's own noise
+
+
+def test_what_is_drawn_is_torchvisions() -> None:
+    crop = TrainCrop(8, scale=(0.2, 0.9), ratio=(0.5, 2.0))
+    torch.manual_seed(0)
+    boxes = np.array([crop.draw(300, 200) for _ in range(4000)])
+    theirs = [RandomResizedCrop.get_params(torch.zeros(1, 200, 300), [0.2, 0.9], [0.5, 2.0]) for _ in range(4000)]
+    top, left, tall, wide = np.array(theirs).T
+    for ours, expected in ((boxes[:, 0], left), (boxes[:, 1], top), (boxes[:, 2], left + wide), (boxes[:, 3], top + tall)):
+        assert np.abs(np.quantile(ours, [0.1, 0.5, 0.9]) - np.quantile(expected, [0.1, 0.5, 0.9])).max() < 12
+    assert boxes.min() >= 0 and boxes[:, 2].max() <= 300 and boxes[:, 3].max() <= 200
+    assert TrainCrop(8, scale=(1.0, 1.0)).draw(1000, 10) == (493, 0, 506, 10)  # nothing fits: the middle, no longer than the ratio
+
+
+def test_batches_are_channels_last_in_memory_and_shared(tmp_path: Path) -> None:
+    pictures = PictureBatches(_split(tmp_path), CentreCrop(32, 36))
+    for workers in (0, 1):
+        batch = next(iter(make_loader(pictures, [[0, 5, 7]], workers=workers, pin=False)))
+        assert batch["pixel_values"].is_contiguous(memory_format=torch.channels_last)
+        assert batch["pixel_values"].is_shared() == (workers > 0)
+        assert torch.equal(batch["pixel_values"][1], pictures[5]["pixel_values"])
+
+
+def test_large_pictures_are_kept_smaller_and_their_scale_told(tmp_path: Path) -> None:
+    (tmp_path / "train" / "one").mkdir(parents=True)
+    photo = Image.linear_gradient("L").resize((900, 600)).convert("RGB")
+    photo.save(tmp_path / "train" / "one" / "a.jpg", quality=95)
+    photo.save(tmp_path / "train" / "one" / "b.png")
+    split = open_classification_data(tmp_path, validation_fraction=0).train
+    assert split is not None
+    cache = DecodedPictures(split, short_side=60, threads=2)
+    assert round(expected_pixels(split, short_side=60)) == 2 * 90 * 60 and cache.nbytes == 3 * 2 * 90 * 60
+    expected = np.asarray(photo.resize((90, 60), Image.Resampling.BICUBIC)).astype(int)
+    for index in range(2):
+        assert np.abs(cache.pixels(index).astype(int) - expected).mean() < 1.5
+        assert cache.scale(index).tolist() == pytest.approx([0.1, 0.1])

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset, Sampler, get_worker_info
 from torchvision.transforms import InterpolationMode
@@ -237,7 +236,7 @@ def _stacked(tensors: list[torch.Tensor]) -> torch.Tensor:
     parts = [tensor.permute(1, 2, 0) for tensor in tensors] if pictures else tensors
     made = torch.empty((len(parts), *parts[0].shape), dtype=parts[0].dtype)
     if inside:
-        made.share_memory_()
+        made.share_memory_()  # type: ignore[no-untyped-call]
     torch.stack(parts, out=made)
     return made.permute(0, 3, 1, 2) if pictures else made
 
@@ -248,9 +247,9 @@ if sys.platform == "linux":
     class _QuietFork(ForkProcess):
         """A forked process without Python's warning (from 3.12 on) that a process with threads was forked.
 
-        torch always has threads. The workers run Python, numpy, Pillow and torch's operations on one thread, and never wait for
-        one of the parent's threads; this is how DataLoader starts its workers on Linux anyway (until Python 3.14), and only a fork sees the decoded pictures
-        without copying them.
+        torch always has threads. The workers run Python, numpy, Pillow and torch's operations on one thread, and never wait for one
+        of the parent's; this is how DataLoader starts its workers on Linux anyway (until Python 3.14), and only a fork sees the
+        decoded pictures without copying them.
         """
 
         def start(self) -> None:

@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,7 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
         super().__init__(model, arguments, train_dataset=train, optimizers=(optimizer, schedule))
         # Our loss is a mean over the batch and wants dividing by the accumulated batches, whatever the model's forward accepts.
         self.model_accepts_loss_kwargs = False
+        self.copying: torch.cuda.Stream | None = None
         self.rhythm = Rhythm(self)
         self.add_callback(self.rhythm)
 
@@ -101,6 +103,21 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers ships no typ
         batches = EpochBatches(len(train), step // parts, epochs=recipe.epochs, seed=recipe.seed, per_step=parts)
         loader = make_loader(train, batches, workers=worker_count(recipe), pin=self.args.device.type == "cuda")
         return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        """The next batches, copied to a GPU on a stream of their own, while it still works on the step before."""
+        if device.type != "cuda":
+            return super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.copying is None:
+            self.copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        working = torch.cuda.current_stream(device)
+        with torch.cuda.stream(self.copying):
+            samples, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        working.wait_stream(self.copying)
+        for tensor in filter(torch.is_tensor, chain.from_iterable(batch.values() for batch in samples)):
+            if tensor.is_cuda:
+                tensor.record_stream(working)  # its memory is not given away before the step has read it
+        return samples, count
 
     def compute_loss(
         self,
