@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mobilevitv2.blocks import make_divisible
 from mobilevitv2.kernels import operations
-from mobilevitv2.kernels.tiles import Key, Tile, power
+from mobilevitv2.kernels.tiles import Key, Tile, first_part, power
 
 DTYPE = torch.bfloat16 if torch.cuda.is_available() else torch.float32  # Triton's interpreter knows no products of bfloat16
 ELEMENT = DTYPE.itemsize  # bytes
@@ -96,7 +96,7 @@ def stem(*, batch: int, device: str, outputs: int, size: int) -> Case:
     x = random(device, batch, 3, size, size).contiguous(memory_format=torch.channels_last)
     inputs: list[Tensor | None] = [x, random(device, outputs, 3, 3, 3, scale=0.2), random(device, outputs)]
     moved = ELEMENT * (x.numel() + batch * (size // 2) ** 2 * outputs)
-    tiles = [Tile(m, 32, power(outputs), w, 1) for m in (64, 128, 256) for w in (4, 8)]
+    tiles = [Tile(m, 32, power(outputs), w, 1) for m in (64, 128, 256) for w in (4, 8) if m > 64 or w == 4]
     return Case(ours, theirs, inputs, moved, ("stem", 27, outputs), tiles, ("stem", outputs))
 
 
@@ -113,13 +113,12 @@ def depthwise(*, batch: int, device: str, channels: int, side: int, stride: int)
 
     x = random(device, batch, channels, side, side).contiguous(memory_format=torch.channels_last)
     inputs: list[Tensor | None] = [x, filters, random(device, channels)]
-    shapes = [(16, 64, 4), (32, 64, 4), (32, 32, 4), (16, 128, 4), (32, 64, 8), (64, 64, 8), (16, 32, 2), (8, 64, 2), (64, 16, 4)]
-    tiles = [
-        Tile(m, rows, c, w, 1) for m, c, w in shapes for rows in (1, 2, 4, 8)
-        if rows <= side // stride and m * c * rows <= w * 32 * (32 if rows == 1 else 48) and m * c * rows >= w * 32 * 8
-    ]  # fmt: skip
+    shapes = [(16, 4, 64, 4), (8, 4, 64, 4), (8, 8, 64, 4), (16, 2, 64, 4), (8, 4, 64, 2)]
+    if stride == 2:
+        shapes = [(32, 2, 64, 4), (16, 2, 64, 4), (8, 4, 64, 4), (16, 1, 64, 4), (16, 4, 64, 4)]
+    tiles = [Tile(*shape, 1) for shape in shapes if shape[0] <= side // stride]
     moved = ELEMENT * batch * channels * (side**2 + (side // stride) ** 2)
-    return Case(ours, theirs, inputs, moved, ("depthwise", channels, stride), tiles, ("depthwise", stride))
+    return Case(ours, theirs, inputs, moved, ("depthwise", channels, stride), tiles, ("depthwise", channels, stride))
 
 
 def pointwise(
@@ -135,12 +134,14 @@ def pointwise(
     norm: bool = False,
 ) -> Case:
     x = random(device, batch, side, side, inputs)
-    partials = sums(x) if norm else None
+    weight = random(device, outputs, inputs, scale=inputs**-0.5)
+    partials, row_sums = (sums(x), operations.row_sums(weight)) if norm else (None, None)
 
     def ours(x: Tensor, weight: Tensor, bias: Tensor, add: Tensor | None, tile: Tile | None = None) -> Tensor:
         if statistics:
             return operations.pointwise_with_statistics(x, weight, bias, tile=tile)[0]
-        return operations.pointwise(x, weight, bias, activation=activation, residual=add, partials=partials, eps=1e-5, tile=tile)
+        options: dict[str, Any] = {"residual": add, "partials": partials, "sums": row_sums, "eps": 1e-5}
+        return operations.pointwise(x, weight, bias, activation=activation, tile=tile, **options)
 
     def theirs(x: Tensor, weight: Tensor, bias: Tensor, add: Tensor | None) -> Tensor:
         out = F.linear(F.layer_norm(x, x.shape[1:]) if norm else x, weight, bias)
@@ -149,25 +150,34 @@ def pointwise(
 
     within = statistics or norm
     key: Key = ("pointwise", inputs, outputs, activation, int(residual), int(within))
-    tensors = [x, random(device, outputs, inputs, scale=inputs**-0.5), random(device, outputs)]
+    tensors = [x, weight, random(device, outputs)]
     add = random(device, batch, side, side, outputs) if residual else None
     moved = ELEMENT * batch * side**2 * (inputs + outputs * (2 if residual else 1))
-    flags = ("pointwise", activation, int(residual), int(statistics), int(norm))
-    tiles = pointwise_tiles(inputs, outputs, resident=not within)
+    flags = ("pointwise", inputs, outputs, activation, int(residual), int(statistics), int(norm))
+    tiles = within_tiles(inputs, outputs) if within else pointwise_tiles(inputs, outputs) if activation == "silu" else []
     return Case(ours, theirs, [*tensors, add], moved, key, tiles, flags, library=not within)
 
 
-def pointwise_tiles(inputs: int, outputs: int, *, resident: bool) -> list[Tile]:
-    loops = [(128, 64, 128, 8, 3), (64, 64, 128, 4, 3), (128, 64, 64, 4, 3), (128, 64, 256, 8, 3), (128, 128, 128, 8, 2)]
-    loops += [(64, 128, 128, 4, 2), (64, 64, 64, 4, 3), (256, 64, 128, 8, 3)]
-    tiles = [Tile(*loop) for loop in loops if loop[1] <= power(inputs) and loop[2] <= power(outputs)]
-    if not resident or inputs > 256:
-        return tiles
-    k = power(inputs)
-    for m, n, w, s in [
-        (64, 64, 4, 2), (64, 64, 4, 3), (64, 128, 4, 2), (64, 128, 4, 3), (128, 64, 4, 2), (128, 64, 8, 3), (128, 128, 8, 2),
-        (128, 128, 8, 3), (64, 256, 8, 2), (128, 256, 8, 2),
-    ]:  # fmt: skip
+def within_tiles(inputs: int, outputs: int) -> list[Tile]:
+    loops = [
+        (128, 64, 128, 8, 3),
+        (64, 64, 128, 4, 3),
+        (64, 64, 64, 4, 3),
+        (128, 64, 64, 4, 3),
+        (64, 128, 128, 4, 2),
+        (64, 128, 64, 4, 2),
+    ]
+    return [Tile(*loop) for loop in loops if loop[1] <= power(inputs) and loop[2] <= power(outputs)]
+
+
+def pointwise_tiles(inputs: int, outputs: int) -> list[Tile]:
+    """With an activation: one program a tile, and programs that keep their weights."""
+    k, tiles = power(inputs), []
+    if inputs >= 128:
+        tiles = [Tile(*loop) for loop in ((128, 64, 128, 8, 3), (64, 64, 128, 4, 3), (128, 64, 256, 8, 3), (128, 128, 128, 8, 2))]
+    if inputs > 256:
+        return [*tiles, Tile(64, 128, 128, 4, 2), Tile(128, 64, 64, 4, 3)]
+    for m, n, w, s in [(64, 64, 4, 2), (64, 64, 4, 3), (64, 128, 4, 2), (64, 128, 4, 3), (128, 64, 8, 3), (128, 128, 8, 2)]:
         room = ELEMENT * (m * k * s + k * n + m * n)
         if n <= power(outputs) and room <= SHARED_MEMORY:
             tiles.append(Tile(m, k, n, w, s, min(16 // w, SHARED_MEMORY // (room + 1024))))
@@ -178,15 +188,18 @@ def context(*, batch: int, device: str, dim: int, side: int) -> Case:
     tokens = random(device, batch, side, side, dim)
     partials = sums(tokens)
 
-    def ours(x: Tensor, query: Tensor) -> Tensor:
-        return operations.context(x, partials, query, patch_size=2, eps=1e-5)
+    def ours(x: Tensor, query: Tensor, tile: Tile | None = None) -> Tensor:
+        return operations.context(x, partials, query, patch_size=2, eps=1e-5, tile=tile)
 
     def theirs(x: Tensor, query: Tensor) -> Tensor:
         normal = patches_of(F.layer_norm(x, x.shape[1:]))
         scores = torch.softmax((normal @ query).float(), dim=-1)
         return (scores.to(x.dtype)[:, :, None] @ normal)[:, :, 0]
 
-    return Case(ours, theirs, [tokens, random(device, dim, scale=0.2)], ELEMENT * tokens.numel())
+    sizes = [(4096, 4), (8192, 4), (8192, 8), (16384, 8)]
+    tiles = [Tile(n // power(dim), 0, power(dim), w, 1) for n, w in sizes if 16 <= n // power(dim) <= side**2 // 4]
+    moved = ELEMENT * tokens.numel()
+    return Case(ours, theirs, [tokens, random(device, dim, scale=0.2)], moved, ("context", dim), tiles, ("context", dim))
 
 
 def patches_of(x: Tensor) -> Tensor:
@@ -201,7 +214,7 @@ def mlp(*, batch: int, device: str, dim: int, hidden: int, side: int, gated: boo
     kind: Any = "relu" if gated else "silu"
 
     def ours(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, gate: Tensor | None, tile: Tile | None = None) -> Tensor:
-        options: dict[str, Any] = {"eps": 1e-5, "activation": kind, "patch_size": 2}
+        options: dict[str, Any] = {"eps": 1e-5, "activation": kind, "patch_size": 2, "first_sums": first_sums}
         return operations.token_mlp(x, partials, w1, b1, w2, b2, gate=gate, tile=tile, **options)[0]
 
     def theirs(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, gate: Tensor | None) -> Tensor:
@@ -214,10 +227,10 @@ def mlp(*, batch: int, device: str, dim: int, hidden: int, side: int, gated: boo
 
     weights = [random(device, hidden, dim, scale=dim**-0.5), random(device, hidden)]
     weights += [random(device, dim, hidden, scale=hidden**-0.5), random(device, dim)]
+    first_sums = operations.row_sums(weights[0])
     gate = random(device, batch, 4, hidden) if gated else None
-    shapes = [(64, 64, 4, 2), (64, 64, 4, 1), (64, 32, 4, 3), (64, 128, 4, 1), (64, 64, 8, 2), (128, 64, 8, 1), (128, 64, 8, 2)]
-    shapes += [(128, 64, 8, 3), (128, 32, 8, 3), (128, 128, 8, 1), (64, 32, 8, 2), (64, 64, 8, 1)]
-    tiles = [Tile(m, h, power(dim), w, s) for m, h, w, s in shapes if not (dim > 128 and (w == 4 or h == 128))]
-    tiles += [Tile(32, 64, power(dim), 4, 1), Tile(32, 32, power(dim), 4, 2)] if dim > 128 else []
+    shapes = [(64, 64, 4, 2), (64, 64, 4, 1), (64, 32, 4, 3), (64, 32, 4, 2), (128, 64, 8, 2), (128, 32, 8, 3), (64, 64, 8, 2)]
+    shapes += [(64, 128, 8, 1)] if dim > 128 else [(64, 128, 4, 1), (64, 128, 4, 2)]
+    tiles = [Tile(m, h, first_part(dim), w, s) for m, h, w, s in shapes if not (dim > 192 and w == 4 and h > 32)]
     key = ("mlp", dim, hidden, int(gated))
-    return Case(ours, theirs, [tokens, *weights, gate], 2 * ELEMENT * tokens.numel(), key, tiles, ("mlp", int(gated)))
+    return Case(ours, theirs, [tokens, *weights, gate], 2 * ELEMENT * tokens.numel(), key, tiles, key)

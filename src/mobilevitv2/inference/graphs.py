@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-LARGEST_INPUT = 16 * 3 * 256 * 256
-"""Of a recorded call, in numbers; above it the GPU is busy for long enough."""
+LARGEST_INPUT = 128 * 3 * 256 * 256
+"""Of a recorded call, in numbers; above it the GPU is busy for longer than the host needs to start its kernels."""
 MOST_SHAPES = 4
 """Recorded at a time; the one that was not called for longest goes."""
 
@@ -34,13 +34,14 @@ class GraphedForward:
 
     Calls that differ from all before run as they are: a shape is worth a recording when it comes again. So do calls with anything
     but pictures and plain options, with gradients, on another device than CUDA, or with pictures larger than `LARGEST_INPUT`.
-    Answers are copies and stay as they are. A recording holds the memory of its call; at most `MOST_SHAPES` are kept.
+    Answers are copies and stay as they are. Recordings share the memory of their calls; at most `MOST_SHAPES` are kept.
     """
 
     def __init__(self, forward: Callable[..., Any]) -> None:
         self._forward = forward
         self._recordings: OrderedDict[Key, _Recording] = OrderedDict()
         self._seen: OrderedDict[Key, bool] = OrderedDict()  # whether the call can be recorded
+        self._pool: Any = None  # of memory, made with the first recording
         functools.update_wrapper(self, forward)  # transformers' pipelines read the signature
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -61,7 +62,7 @@ class GraphedForward:
         return _copied(recording.output)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_recordings": OrderedDict(), "_seen": OrderedDict()}
+        return {**self.__dict__, "_recordings": OrderedDict(), "_seen": OrderedDict(), "_pool": None}
 
     def _add(self, key: Key, args: tuple[Any, ...], kwargs: dict[str, Any], pictures: Tensor) -> bool:
         """Whether there is a recording now."""
@@ -91,7 +92,9 @@ class GraphedForward:
             run()  # what is made at a first call is made outside the recording
         torch.cuda.current_stream(pictures.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Recordings run one after another and answers are copied at once, so what one leaves in the memory is nobody's.
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        with torch.cuda.graph(graph, pool=self._pool):
             output = run()
         return _Recording(graph, fixed, output)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +97,21 @@ class _Product(nn.Module):
         self.bias = None if unit.bias is None else nn.Parameter(unit.bias.detach(), requires_grad=False)
 
 
+class _NormedProduct(_Product):
+    """The product behind a norm, with the sums of its rows, which stay float32 whatever the weights become."""
+
+    sums: Tensor
+
+    def __init__(self, unit: nn.Conv2d) -> None:
+        super().__init__(unit)
+        self.sums = operations.row_sums(self.weight)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        self.sums = operations.row_sums(self.weight)
+        return self
+
+
 class _Filter(nn.Module):
     """A depthwise convolution with its activation."""
 
@@ -143,10 +159,10 @@ class FusedTransformerLayer(nn.Module):
         self.query = nn.Parameter(
             attention.query.weight.detach().flatten(), requires_grad=False
         )  # its bias falls out of the softmax
-        self.key, self.value = _Product(attention.key), _Product(attention.value)
+        self.key, self.value = _Product(attention.key), _NormedProduct(attention.value)
         self.out = _Product(attention.out_proj.convolution)
         self.kind: Literal["none", "silu", "relu"] = _kind(plain.ffn.conv1.activation)
-        self.first, self.second = _Product(plain.ffn.conv1.convolution), _Product(plain.ffn.conv2.convolution)
+        self.first, self.second = _NormedProduct(plain.ffn.conv1.convolution), _Product(plain.ffn.conv2.convolution)
 
     def forward(self, x: Tensor, partials: Tensor) -> tuple[Tensor, Tensor]:
         """(B, H, W, D) and their sums (B, tiles, 2) -> the same of the result."""
@@ -159,7 +175,7 @@ class FusedTransformerLayer(nn.Module):
         self,
         x: Tensor,
         partials: Tensor,
-        first: _Product,
+        first: _NormedProduct,
         second: _Product,
         *,
         eps: float,
@@ -168,7 +184,8 @@ class FusedTransformerLayer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         assert first.bias is not None and second.bias is not None
         weights = first.weight, first.bias, second.weight, second.bias
-        return operations.token_mlp(x, partials, *weights, eps=eps, activation=activation, gate=gate, patch_size=self.patch_size)
+        options = {"gate": gate, "patch_size": self.patch_size, "first_sums": first.sums}
+        return operations.token_mlp(x, partials, *weights, eps=eps, activation=activation, **options)
 
 
 class FusedBlock(nn.Module):
@@ -182,7 +199,7 @@ class FusedBlock(nn.Module):
         self.filter, self.product = _Filter(plain.conv_kxk), _Product(plain.conv_1x1.convolution)
         layers = [layer for layer in plain.transformer.layer if isinstance(layer, TransformerLayer)]
         self.layers = nn.ModuleList(FusedTransformerLayer(layer, patch_size=plain.patch_size) for layer in layers)
-        self.projection = _Product(plain.conv_projection.convolution)
+        self.projection = _NormedProduct(plain.conv_projection.convolution)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), sides rounded up to whole patches, channels_last."""
@@ -191,7 +208,8 @@ class FusedBlock(nn.Module):
         tokens, partials = operations.pointwise_with_statistics(hidden, self.product.weight, self.product.bias)  # (B, H, W, D)
         for layer in self.layers:
             tokens, partials = layer(tokens, partials)
-        out = operations.pointwise(tokens, self.projection.weight, self.projection.bias, partials=partials, eps=self.eps)
+        last = self.projection
+        out = operations.pointwise(tokens, last.weight, last.bias, partials=partials, sums=last.sums, eps=self.eps)
         return out.permute(0, 3, 1, 2)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mobilevitv2.kernels import triton_kernels
-from mobilevitv2.kernels.tiles import LIBRARY, Tile, depthwise_tile, mlp_tile, pointwise_tile, stem_tile
+from mobilevitv2.kernels.tiles import LIBRARY, Tile, context_tile, depthwise_tile, mlp_tile, pointwise_tile, power, stem_tile
 
 Activation = Literal["none", "silu", "relu"]
 
@@ -45,12 +45,12 @@ def stem(x: Tensor, weight: Tensor, bias: Tensor, *, stride: int, activation: Ac
         width,
         out_width,
         pixels,
-        outputs,
         tiles,
         CHANNELS=channels,
+        OUTPUTS=outputs,
         SIDE=side,
         STRIDE=stride,
-        ACTIVATION=activation,
+        ACTIVATION=_form(activation, weight),
         PRECISION=_precision(weight),
         BLOCK_M=tile.rows,
         BLOCK_K=tile.step,
@@ -80,29 +80,27 @@ def depthwise(
     side = round(taps.shape[0] ** 0.5)
     out_height, out_width = (height - 1) // stride + 1, (width - 1) // stride + 1
     out = torch.empty(batch, out_height, out_width, channels, device=x.device, dtype=x.dtype)
-    tile = tile or depthwise_tile(out_height, channels, stride)
-    strips = triton.cdiv(out_height, tile.step)
-    columns, blocks_c = batch * strips * out_width, triton.cdiv(channels, tile.outputs)
-    triton_kernels.depthwise_kernel[(triton.cdiv(columns, tile.rows) * blocks_c,)](
+    tile = tile or depthwise_tile(out_height, out_width, channels, stride)
+    blocks_c = triton.cdiv(channels, tile.outputs)
+    grid = (triton.cdiv(out_width, tile.rows) * blocks_c, triton.cdiv(out_height, tile.step), batch)
+    triton_kernels.depthwise_kernel[grid](
         x,
         taps,
         bias,
         out,
-        columns,
-        strips,
         height,
         width,
         out_height,
         out_width,
-        channels,
-        blocks_c,
+        CHANNELS=channels,
         SIDE=side,
         STRIDE=stride,
         DILATION=dilation,
-        ACTIVATION=activation,
+        ACTIVATION=_form(activation, x),
         ROWS=tile.step,
         BLOCK_M=tile.rows,
         BLOCK_C=tile.outputs,
+        BLOCKS_C=blocks_c,
         num_warps=tile.warps,
         num_stages=tile.stages,
     )
@@ -117,19 +115,23 @@ def pointwise(
     activation: Activation = "none",
     residual: Tensor | None = None,
     partials: Tensor | None = None,
+    sums: Tensor | None = None,
     eps: float = 0.0,
     tile: Tile | None = None,
 ) -> Tensor:
     """1x1 convolution, activation, sum: (B, H, W, K) to (B, H, W, N). With `partials`, the sums of x, x is normalised on the way.
+
+    `sums` are `row_sums(weight)`, which the norm needs; they are computed where they are not given.
 
     Reads B H W K e and the residual, writes B H W N e; 2 B H W K N operations. Against the three one after another: two passes over
     the result less for the activation, three less for the sum,
     two over the input less for the norm.
     """
     if partials is not None:
-        return _pointwise(x, weight, bias, activation, residual, tile, within_pictures=True, partials=partials, eps=eps)[0]
+        sums = row_sums(weight) if sums is None else sums
+        return _pointwise(x, weight, bias, activation, residual, tile, parts=x.shape[0], sums=sums, partials=partials, eps=eps)[0]
     inputs, outputs, rows = x.shape[-1], weight.shape[0], x.numel() // x.shape[-1]
-    tile = tile or pointwise_tile(inputs, outputs, activation=activation, residual=residual is not None, statistics=False)
+    tile = tile or pointwise_tile(inputs, outputs, rows, activation=activation, residual=residual is not None)
     if tile == LIBRARY:
         return _library_pointwise(x, weight, bias, activation, residual)
     if tile.programs == 0:
@@ -145,14 +147,14 @@ def pointwise(
         residual,
         out,
         rows,
-        inputs,
-        outputs,
         tiles,
-        blocks_n,
         programs,
+        INPUTS=inputs,
+        OUTPUTS=outputs,
+        BLOCKS_N=blocks_n,
         BIAS=bias is not None,
         RESIDUAL=residual is not None,
-        ACTIVATION=activation,
+        ACTIVATION=_form(activation, x),
         PRECISION=_precision(x),
         BLOCK_M=tile.rows,
         BLOCK_K=tile.step,
@@ -168,7 +170,7 @@ def pointwise_with_statistics(x: Tensor, weight: Tensor, bias: Tensor | None, *,
 
     Bytes and operations of `pointwise`. The norm behind it has its sums without a pass over the map.
     """
-    return _pointwise(x, weight, bias, "none", None, tile, within_pictures=True, statistics=True)
+    return _pointwise(x, weight, bias, "none", None, tile, parts=x.shape[0], statistics=True)
 
 
 def _pointwise(
@@ -179,16 +181,19 @@ def _pointwise(
     residual: Tensor | None,
     tile: Tile | None,
     *,
-    within_pictures: bool = False,
+    parts: int = 1,
     statistics: bool = False,
     partials: Tensor | None = None,
+    sums: Tensor | None = None,
     eps: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """The sums are empty without `statistics`; both they and `partials` want tiles within pictures."""
+    """Tiles within each of `parts`, pictures where there are statistics to write or `partials` to read; else these are empty."""
     inputs, outputs = x.shape[-1], weight.shape[0]
-    tile = tile or pointwise_tile(inputs, outputs, activation=activation, residual=residual is not None, statistics=within_pictures)
-    parts = x.shape[0] if within_pictures else 1
     rows = x.numel() // inputs // parts
+    if tile is None:
+        tile = pointwise_tile(
+            inputs, outputs, rows * parts, activation=activation, residual=residual is not None, pictures=parts > 1
+        )
     out = torch.empty(*x.shape[:-1], outputs, device=x.device, dtype=x.dtype)
     tiles, blocks_n = triton.cdiv(rows, tile.rows), triton.cdiv(outputs, tile.outputs)
     written = torch.empty(parts, tiles * blocks_n if statistics else 0, 2, device=x.device, dtype=torch.float32)
@@ -196,25 +201,26 @@ def _pointwise(
     triton_kernels.pointwise_kernel[(parts * tiles * blocks_n,)](
         x,
         weight,
+        sums,
         bias,
         residual,
         partials,
         out,
         written,
         rows,
-        inputs,
-        outputs,
         tiles,
-        blocks_n,
         read_tiles,
         eps,
+        INPUTS=inputs,
+        OUTPUTS=outputs,
+        BLOCKS_N=blocks_n,
         NORM=partials is not None,
         BIAS=bias is not None,
         RESIDUAL=residual is not None,
         PARTIALS=statistics,
-        ACTIVATION=activation,
+        ACTIVATION=_form(activation, x),
         PRECISION=_precision(x),
-        BLOCK_T=triton.next_power_of_2(read_tiles),
+        BLOCK_T=_block(read_tiles),
         BLOCK_M=tile.rows,
         BLOCK_K=tile.step,
         BLOCK_N=tile.outputs,
@@ -233,7 +239,7 @@ def _library_pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, activatio
     return out if residual is None else out.add_(residual)
 
 
-def context(x: Tensor, partials: Tensor, query: Tensor, *, patch_size: int, eps: float) -> Tensor:
+def context(x: Tensor, partials: Tensor, query: Tensor, *, patch_size: int, eps: float, tile: Tile | None = None) -> Tensor:
     """Sum of normalised tokens, weighted with the softmax of their scores: (B, H, W, D) to (B, P, D). `query` is (D,).
 
     Each of the P pixels of a patch has a softmax of its own, over all patches; H and W are whole numbers of patches.
@@ -245,7 +251,7 @@ def context(x: Tensor, partials: Tensor, query: Tensor, *, patch_size: int, eps:
     pixels = patch_size**2
     patches = height * width // pixels
     out = torch.empty(batch, pixels, dim, device=x.device, dtype=x.dtype)
-    block_d = triton.next_power_of_2(dim)
+    tile = tile or context_tile(dim, patches, batch * pixels)
     triton_kernels.context_kernel[(batch * pixels,)](
         x,
         query,
@@ -253,14 +259,15 @@ def context(x: Tensor, partials: Tensor, query: Tensor, *, patch_size: int, eps:
         out,
         patches,
         width,
-        dim,
         partials.shape[1],
         eps,
+        DIM=dim,
         PATCH=patch_size,
-        BLOCK_T=triton.next_power_of_2(partials.shape[1]),
-        BLOCK_M=max(16, min(triton.next_power_of_2(patches), 8192 // block_d)),
-        BLOCK_D=block_d,
-        num_warps=4,
+        BLOCK_T=_block(partials.shape[1]),
+        BLOCK_M=tile.rows,
+        BLOCK_D=triton.next_power_of_2(dim),
+        num_warps=tile.warps,
+        num_stages=tile.stages,
     )
     return out
 
@@ -277,25 +284,27 @@ def token_mlp(
     activation: Activation,
     gate: Tensor | None = None,
     patch_size: int = 1,
+    first_sums: Tensor | None = None,
     tile: Tile | None = None,
 ) -> tuple[Tensor, Tensor]:
     """x + W2 (gate * activation(W1 norm(x) + b1)) + b2 and its `partials`: both halves of a transformer layer have this form.
 
     The feed-forward part has no gate; of attention W1 are the value rows, the activation is ReLU, the gate (B, P, D) the projected
-    context, a row for each pixel of a patch, and W2 the output projection.
+    context, a row for each pixel of a patch, and W2 the output projection. `first_sums` are `row_sums(first_weight)`.
 
     Reads B H W D e, writes the same; 4 B H W D hidden operations. Against norm, two convolutions, activation, gate and sum one
     after another: two passes instead of twelve (five where the compiler fuses all that is no product).
     """
     batch, height, width, dim = x.shape
     hidden, rows = first_weight.shape[0], height * width
-    tile = tile or mlp_tile(dim, hidden, gated=gate is not None)
+    tile = tile or mlp_tile(dim, hidden, batch, rows, gated=gate is not None)
     tiles = triton.cdiv(rows, tile.rows)
     out = torch.empty_like(x)
     written = torch.empty(batch, tiles, 2, device=x.device, dtype=torch.float32)
     triton_kernels.token_mlp_kernel[(batch * tiles,)](
         x,
         first_weight,
+        row_sums(first_weight) if first_sums is None else first_sums,
         first_bias,
         second_weight,
         second_bias,
@@ -305,23 +314,41 @@ def token_mlp(
         written,
         rows,
         width,
-        dim,
-        hidden,
         tiles,
         partials.shape[1],
         eps,
+        DIM=dim,
+        HIDDEN=hidden,
         PATCH=patch_size,
         GATED=gate is not None,
-        ACTIVATION=activation,
+        ACTIVATION=_form(activation, x),
         PRECISION=_precision(x),
-        BLOCK_T=triton.next_power_of_2(partials.shape[1]),
+        BLOCK_T=_block(partials.shape[1]),
         BLOCK_M=tile.rows,
         BLOCK_D=tile.outputs,
+        BLOCK_E=power(dim - tile.outputs) if dim > tile.outputs else 0,
         BLOCK_H=tile.step,
+        EVEN=rows % tile.rows == 0,
         num_warps=tile.warps,
         num_stages=tile.stages,
     )
     return out, written
+
+
+def row_sums(weight: Tensor) -> Tensor:
+    """(out, in) -> (out,), in float32: what a mean of the inputs adds to each output."""
+    return weight.detach().float().sum(1)
+
+
+def _form(activation: Activation, x: Tensor) -> str:
+    """bfloat16 takes the unit for tanh that NVIDIA's GPUs have; its error is an eighth of the dtype's own."""
+    fast = activation == "silu" and x.dtype == torch.bfloat16 and x.is_cuda and torch.version.cuda is not None
+    return "fast silu" if fast else activation
+
+
+def _block(tiles: int) -> int:
+    """Sums to read at once; the same for most layers, so that few kernels are compiled."""
+    return max(64, int(triton.next_power_of_2(tiles)))
 
 
 def _precision(x: Tensor) -> str:

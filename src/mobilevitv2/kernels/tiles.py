@@ -53,17 +53,21 @@ TILES: dict[Key, Tile] = {
     ("pointwise", 768, 512, "none", 0, 0): LIBRARY,
     ("pointwise", 256, 128, "none", 0, 1): Tile(128, 64, 128, 8, 3, 0),
     ("mlp", 128, 128, 1): Tile(64, 64, 128, 4, 2, 0),
-    ("mlp", 128, 256, 0): Tile(64, 64, 128, 4, 1, 0),
+    ("mlp", 128, 256, 0): Tile(64, 64, 128, 4, 2, 0),
     ("pointwise", 128, 256, "none", 0, 1): Tile(128, 64, 128, 8, 3, 0),
     ("depthwise", 384, 1): Tile(16, 4, 64, 4, 1, 0),
     ("pointwise", 384, 192, "none", 0, 1): Tile(128, 64, 64, 4, 3, 0),
-    ("mlp", 192, 192, 1): Tile(128, 32, 256, 8, 3, 0),
-    ("mlp", 192, 384, 0): Tile(128, 64, 256, 8, 2, 0),
+    ("mlp", 192, 192, 1): Tile(64, 32, 128, 4, 2, 0),
+    ("mlp", 192, 384, 0): Tile(64, 32, 128, 4, 2, 0),
     ("pointwise", 192, 384, "none", 0, 1): Tile(128, 64, 128, 8, 3, 0),
     ("depthwise", 512, 1): Tile(16, 4, 64, 4, 1, 0),
     ("pointwise", 512, 256, "none", 0, 1): Tile(64, 64, 64, 4, 3, 0),
 }
 """Measured on an H200 with the layers of width 1.0 (benchmarks/inference_gpu.py --tune); keys are those of the functions below."""
+
+
+FEW_PROGRAMS = 132
+"""Of an H100; where a layer would have fewer, smaller tiles keep more of the multiprocessors busy."""
 
 
 def stem_tile(taps: int, outputs: int) -> Tile:
@@ -72,28 +76,58 @@ def stem_tile(taps: int, outputs: int) -> Tile:
     return TILES.get(("stem", taps, outputs), rule)
 
 
-def depthwise_tile(height: int, channels: int, stride: int) -> Tile:
-    """By the height of the result. Eight channels (16 bytes) and two columns a thread; more pixels where the map is large."""
+def depthwise_tile(height: int, width: int, channels: int, stride: int) -> Tile:
+    """By the sides of the result. Eight channels (16 bytes) and several pixels a thread; narrow maps take more channels instead."""
     outputs = min(64, power(channels))
-    rule = Tile(2048 // outputs, 4 if height >= 4 else 1, outputs, 4, 1)
-    return TILES.get(("depthwise", channels, stride), rule)
+    rule = Tile(1024 // outputs, 4 if height >= 4 else 1, outputs, 4, 1)
+    tile = TILES.get(("depthwise", channels, stride), rule)
+    while tile.rows >= 2 * width and tile.rows > 1:
+        tile = tile._replace(rows=tile.rows // 2, outputs=min(2 * tile.outputs, power(channels)))
+    return tile
 
 
-def pointwise_tile(inputs: int, outputs: int, *, activation: str, residual: bool, statistics: bool) -> Tile:
-    """With `statistics` tiles are within a picture. Small inputs: weights stay with a program that goes through many tiles."""
+def pointwise_tile(inputs: int, outputs: int, rows: int, *, activation: str, residual: bool, pictures: bool = False) -> Tile:
+    """With `pictures` tiles are within a picture. Small inputs: weights stay with a program that goes through many tiles."""
     block = min(128, power(outputs))
     rule = Tile(128, 64, block, 8, 3)
-    if inputs <= 256 and not statistics:
+    if inputs <= 256 and not pictures:
         # 128 rows of 256 inputs, twice, and the weights are more than the 227 kB of shared memory.
         rule = Tile(64, power(inputs), block, 4, 2, 1) if inputs > 128 else Tile(128, power(inputs), block, 8, 2, 2)
-    return TILES.get(("pointwise", inputs, outputs, activation, int(residual), int(statistics)), rule)
+    tile = TILES.get(("pointwise", inputs, outputs, activation, int(residual), int(pictures)), rule)
+    few = tile != LIBRARY and cdiv(rows, tile.rows) * cdiv(outputs, tile.outputs) < FEW_PROGRAMS
+    return Tile(32, min(128, power(inputs)), min(32, power(outputs)), 4, 3) if few else tile
 
 
-def mlp_tile(dim: int, hidden: int, *, gated: bool) -> Tile:
-    """All channels of a token in one tile; the hidden channels in steps."""
-    block = power(dim)
+def mlp_tile(dim: int, hidden: int, batch: int, rows: int, *, gated: bool) -> Tile:
+    """Tokens of a tile have all their channels, the hidden channels come in steps; `rows` are a picture's tokens."""
+    block = first_part(dim)
     rule = Tile(64 if block <= 256 else 32, 64 if block <= 128 else 32, block, 4 if block <= 128 else 8, 2 if block <= 256 else 1)
-    return TILES.get(("mlp", dim, hidden, int(gated)), rule)
+    tile = TILES.get(("mlp", dim, hidden, int(gated)), rule)
+    for smaller in (32, 16):
+        if tile.rows > smaller and batch * cdiv(rows, tile.rows) < FEW_PROGRAMS:
+            tile = Tile(smaller, 64 if block <= 256 else 32, block, 4, 3 if block <= 256 else 2)
+    return tile
+
+
+def context_tile(dim: int, patches: int, programs: int) -> Tile:
+    """Where there are few programs, each has more threads."""
+    block = power(dim)
+    if programs >= FEW_PROGRAMS and ("context", dim) in TILES:
+        tile = TILES["context", dim]
+        return tile if tile.rows <= power(patches) else tile._replace(rows=power(patches))
+    rows = max(16, min(power(patches), (8192 if programs >= FEW_PROGRAMS else 32768) // block))
+    return Tile(rows, 0, block, max(4, min(16, rows * block // 2048)), 1)
+
+
+def first_part(number: int) -> int:
+    """A power of two: the whole of a number, or its larger part where a second power of two, at least 16, saves something."""
+    whole, part = power(number), power(number) // 2
+    return part if part >= 16 and part + power(number - part) < whole else whole
+
+
+def cdiv(number: int, by: int) -> int:
+    """Quotient, rounded up."""
+    return -(-number // by)
 
 
 def power(number: int) -> int:
