@@ -5,8 +5,8 @@
     python benchmarks/mobile_runtimes.py --threads 2 --runtimes onnxruntime executorch litert --models ours
 
 "over theirs" is a row's time over that of transformers' model in the same runtime, "over ORT" over our own in ONNX Runtime. The
-last line is the arithmetic limit: multiply-adds of transformers' model and of our merged form at the rate of a matrix product of 1024
-in the same run.
+last line is the arithmetic limit: multiply-adds of the published model and of our merged form, at the rate of a matrix product of
+1024 by 1024 in the same run.
 
 transformers' model has our random weights, timm's has its own; time does not depend on them. Each row is guarded: a model that an
 exporter refuses, or that answers wrongly in its runtime, stays a row and says so. The runs are interleaved, one of each in turn, so
