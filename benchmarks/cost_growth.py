@@ -1,13 +1,13 @@
 """How time and memory grow with the number of tokens (256 to 1024 px) and with the batch: the claim is a straight line.
 
     python benchmarks/cost_growth.py --threads 2 --json cpu.json                      # ONNX Runtime and PyTorch, about two minutes
-    PYTHONPATH=src python benchmarks/cost_growth.py --device cuda --json gpu.json     # bfloat16, about half a minute
+    PYTHONPATH=src python benchmarks/cost_growth.py --device cuda --json gpu.json     # bfloat16, half a minute
     python benchmarks/cost_growth.py --draw cpu.json gpu.json --picture docs/pictures/cost-growth.png
 
 "quadratic" is the same network with standard softmax attention (four heads, torch's own fused kernel) in place of the separable
 one, on the same tokens. Tokens are counted on stage 3, whose map has a token for every 8 x 8 pixels; stages 4 and 5 have a quarter
-and a sixteenth of them. Weights are random. Runs are interleaved: one round times every size of every form once. On a GPU calls are
-recorded as CUDA graphs, or the host's time would hide the device's at the small sizes.
+and a sixteenth of them. Weights are random. Runs are interleaved: one round times every size once, on a CPU of every form. On a GPU
+calls are recorded as CUDA graphs, or the host's time would hide the device's at the small sizes.
 
 The fit is by least squares: a straight line with its R^2, and the exponent of a power law; both for the whole range, the exponent
 also for its upper half, where fixed costs weigh less. Memory is what one call takes beside weights and pictures: on a GPU torch's
@@ -89,18 +89,19 @@ def quadratic(model: nn.Module) -> nn.Module:
     for module in list(other.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, SeparableSelfAttention):
-                setattr(module, name, StandardAttention(child.dim))
+                setattr(module, name, StandardAttention(child.dim).to(child.qkv_proj.convolution.weight.device))
     return settle(other)
 
 
-def build(arguments: argparse.Namespace) -> dict[str, Callable[[Tensor], Run]]:
-    """For each form, what makes a run for pictures."""
+def build(arguments: argparse.Namespace) -> dict[str, Callable[[], Callable[[Tensor], Run]]]:
+    """For each form, what builds it once for all sizes: a function that makes a run for pictures."""
     from mobilevitv2 import MobileViTV2Config, MobileViTV2ForImageClassification
     from mobilevitv2.inference import optimize_for_inference
 
     torch.manual_seed(0)
-    model = settle(MobileViTV2ForImageClassification(MobileViTV2Config(width_multiplier=arguments.width, num_labels=1000)))
-    pairs, device = quadratic(model), torch.device(arguments.device)
+    config = MobileViTV2Config(width_multiplier=arguments.width, num_labels=1000)
+    device = torch.device(arguments.device)
+    model = settle(MobileViTV2ForImageClassification(config).to(device))
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
 
     def moved(network: nn.Module) -> nn.Module:
@@ -111,7 +112,7 @@ def build(arguments: argparse.Namespace) -> dict[str, Callable[[Tensor], Run]]:
         return optimize_for_inference(network, device=device, dtype=dtype, cuda_graphs=False)
 
     def with_torch(name: str, builder: Callable[[], nn.Module]) -> Callable[[Tensor], Run]:
-        module = builder()  # one for all sizes, so that its weights are not counted
+        module = builder()  # its weights are not counted in any size's memory
 
         def run(pixels: Tensor) -> Run:
             ready = TorchRun(TorchForm(name, lambda: module, True), pixels.to(device), dtype=dtype)
@@ -120,12 +121,12 @@ def build(arguments: argparse.Namespace) -> dict[str, Callable[[Tensor], Run]]:
         return run
 
     forms = {
-        "PyTorch, optimised": with_torch("optimised", lambda: ours(model)),
-        "PyTorch, plain": with_torch("plain", lambda: moved(model)),
-        "PyTorch, quadratic": with_torch("quadratic", lambda: moved(pairs)),
+        "PyTorch, optimised": lambda: with_torch("optimised", lambda: ours(model)),
+        "PyTorch, plain": lambda: with_torch("plain", lambda: moved(model)),
+        "PyTorch, quadratic": lambda: with_torch("quadratic", lambda: moved(quadratic(model))),
     }
     if device.type == "cpu":
-        forms = {"ONNX Runtime": lambda pixels: with_onnxruntime(model, pixels, arguments.threads), **forms}
+        forms = {"ONNX Runtime": lambda: lambda pixels: with_onnxruntime(model, pixels, arguments.threads), **forms}
     return {name: form for name, form in forms.items() if not arguments.forms or name in arguments.forms}
 
 
@@ -145,19 +146,24 @@ def with_onnxruntime(model: Any, pixels: Tensor, threads: int) -> Run:
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(arguments.threads)
-    torch.backends.cudnn.benchmark = False  # it would search at every new size
     machine = describe_machine(libraries=["torch", "onnxruntime"], threads=arguments.threads, device=arguments.device)
     result: dict[str, Any] = {"width": arguments.width, "device": arguments.device, "environment": machine, "rows": []}
     print(line_of(machine), flush=True)
     kind = arguments.device.partition(":")[0]
+    axes = {
+        "tokens": [(size, arguments.batch or PICTURES[kind]) for size in arguments.sizes],
+        "batch": [(arguments.sizes[0], batch) for batch in arguments.batches or BATCHES[kind]],
+    }
     forms = build(arguments)
-    for axis, points in (
-        ("tokens", [(size, arguments.batch or PICTURES[kind]) for size in arguments.sizes]),
-        ("batch", [(arguments.sizes[0], batch) for batch in arguments.batches or BATCHES[kind]]),
-    ):
-        used = {name: form for name, form in forms.items() if axis == "tokens" or "quadratic" not in name}
-        result["rows"] += grown(axis, points, used, arguments)
-        save(result, arguments.json)
+    # What disturbs a CPU disturbs all forms alike if they take turns; a GPU is nobody else's, and a killed run keeps what it has.
+    groups = [list(forms)] if kind == "cpu" else [[name] for name in forms]
+    for group in groups:
+        built = {name: forms[name]() for name in group}
+        for axis, points in axes.items():
+            used = {name: form for name, form in built.items() if axis == "tokens" or "quadratic" not in name}
+            if used:
+                result["rows"] += grown(axis, points, used, arguments)
+                save(result, arguments.json)
     return result
 
 
@@ -331,7 +337,7 @@ def save(result: dict[str, Any], path: Path | None) -> None:
         path.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--width", type=float, default=1.0)
@@ -344,7 +350,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--draw", type=Path, nargs="+", metavar="JSON")
     parser.add_argument("--picture", type=Path, default=Path("cost-growth.png"))
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     if arguments.draw:
         draw(arguments.draw, arguments.picture)
     else:

@@ -1,23 +1,10 @@
-"""The peers, under one interface: a module that takes `pixel_values` and gives an output with `logits`."""
+"""The peers with random weights, under one interface: a module that takes `pixel_values` and gives an output with `logits`."""
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
+from torch import nn
 
-
-class TimmClassifier(nn.Module):
-    """timm's own mobilevitv2 of a width, with random weights."""
-
-    def __init__(self, width: float, num_labels: int) -> None:
-        super().__init__()
-        import timm
-
-        self.network = timm.create_model(f"mobilevitv2_{round(100 * width):03d}", num_classes=num_labels)
-        self.width = width
-
-    def forward(self, pixel_values: Tensor) -> ImageClassifierOutputWithNoAttention:
-        return ImageClassifierOutputWithNoAttention(logits=self.network(pixel_values))
+from mobilevitv2.benchmarking.peers import TimmClassifier
 
 
 def build(name: str, width: float, num_labels: int) -> nn.Module:

@@ -28,7 +28,7 @@ PAIRS = {"XXS": "0.5", "XS": "0.75", "S": "1.0"}
 TOP_1 = {"XXS": 69.0, "XS": 74.7, "S": 78.3, "0.5": 70.18, "0.75": 75.56, "1.0": 78.09}
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", nargs="+", default=["XS", "S"], choices=list(PAIRS))
     parser.add_argument("--engines", nargs="+")
@@ -38,12 +38,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     engines = tuple(arguments.engines or (("torch", "onnxruntime", "openvino") if arguments.device == "cpu" else ("torch",)))
     results: list[dict[str, Any]] = []
     lines: list[str] = []
     for size in arguments.pairs:
         costs = {"v1": cost(v1_classifier(size, 1000)), "v2": cost(ours(PAIRS[size]))}
+        about = {"v1": size, "v2": PAIRS[size], "top_1": {"v1": TOP_1[size], "v2": TOP_1[PAIRS[size]]}, "costs": costs}
+        for name, version in ((size, "v1"), (PAIRS[size], "v2")):
+            parameters, operations = costs[version]
+            cost_line = f"{parameters / 1e6:.2f} M parameters, {operations / 1e9:.2f} G multiply-adds"
+            print(f"{version} {name}: {cost_line}, {TOP_1[name]} % top-1", flush=True)
         request = Request(
             models=(f"mobilevitv2-{PAIRS[size]}-imagenet1k-256",),
             against=("v1",),
@@ -59,16 +64,11 @@ def main() -> None:
             print(f"\n{benchmark.report.head()}", flush=True)
             for number, report in enumerate(benchmark.measured()):
                 print(report.table(number), flush=True)
-        results.append({"v1": size, "v2": PAIRS[size], "top_1": {"v1": TOP_1[size], "v2": TOP_1[PAIRS[size]]}, "costs": costs})
-        results[-1] |= benchmark.report.to_dict()
+                if arguments.json:
+                    arguments.json.write_text(json.dumps([*results, {**about, **report.to_dict()}], indent=1) + "\n")
+        results.append({**about, **benchmark.report.to_dict()})
         print("\n".join(benchmark.report.doubts()))
         lines += best(size, benchmark.report)
-        if arguments.json:
-            arguments.json.write_text(json.dumps(results, indent=1) + "\n")
-        for name, version in ((size, "v1"), (PAIRS[size], "v2")):
-            parameters, operations = costs[version]
-            cost_line = f"{parameters / 1e6:.2f} M parameters, {operations / 1e9:.2f} G multiply-adds"
-            print(f"{version} {name}: {cost_line}, {TOP_1[name]} % top-1", flush=True)
     print("\n| v1 : v2 | engine | dtype | batch | v1, ms | v2, ms | ratio |\n| --- | --- | --- | --- | --- | --- | --- |")
     print("\n".join(lines))
 

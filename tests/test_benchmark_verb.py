@@ -195,7 +195,7 @@ def test_a_format_without_the_dtype_says_which_it_has(folders, capsys):
 def test_a_peer_through_the_same_exporter(folders, capsys):
     words = (folders["classify"], "--engines", "openvino", "--against", "transformers", "--batch-size", "2")
     code, report, _ = run(*words, capsys=capsys)
-    assert code == 0, report["rows"]
+    assert code == 0, [row.get("failed") for row in report["rows"]]
     assert titles(report) == [("ours", "exported", "openvino"), ("transformers", "exported", "openvino")]
     assert all(row["difference"] < 1e-3 for row in report["rows"])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mobilevitv2.errors import ConfigurationError, MissingDependency, WeightsError
-from mobilevitv2.runtime.engines import ENGINES, Engine, open_engine
+from mobilevitv2.runtime import open_model
+from mobilevitv2.runtime.engines import ENGINES, Engine
 from mobilevitv2.runtime.metadata import METADATA_KEY
-from mobilevitv2.runtime.model import RuntimeModel
 from mobilevitv2.runtime.preprocessing import as_input
 
 if TYPE_CHECKING:
@@ -57,21 +56,20 @@ class FileRun:
         return f"{len(self.parts)} runs: the file takes {len(self.parts[0])} at once" if len(self.parts) > 1 else ""
 
 
-def open_file(path: Path, pixels: Callable[[int, int], Array], *, engine: str, threads: int) -> tuple[RuntimeModel, FileRun]:
-    """A file that somebody exported, and its run.
+def open_file(path: Path, pictures: Array, *, engine: str, threads: int) -> FileRun:
+    """An exported file, ready to answer pictures.
 
     Args:
         path: of the file.
-        pixels: gives the pictures (batch, height, width, 3), uint8, for a height and width.
+        pictures: (batch, height, width, 3), uint8.
         engine: "auto" for that of the ending.
         threads: of one answer.
 
     Raises:
         as `mobilevitv2.runtime.open_model`; ConfigurationError: a file of a fixed size that is not that of the pictures.
     """
-    model = RuntimeModel(open_engine(path, engine=engine, threads=threads), where=str(path))
+    model = open_model(path, engine=engine, threads=threads)
     contract = model.metadata.picture
-    pictures = pixels(contract.height, contract.width)
     height, width = pictures.shape[1:3]
     for name, side, own in (("height", height, contract.height), ("width", width, contract.width)):
         if side != own and name not in model.metadata.dynamic:
@@ -79,7 +77,7 @@ def open_file(path: Path, pixels: Callable[[int, int], Array], *, engine: str, t
                 f"{path} takes {contract.height} x {contract.width} pixels, not {height} x {width}; leave --size out, or export "
                 "a file of that size."
             )
-    return model, FileRun(model.engine, as_input(pictures, contract, model.metadata.layout))
+    return FileRun(model.engine, as_input(pictures, contract, model.metadata.layout))
 
 
 def export_ours(

@@ -52,8 +52,8 @@ class TimmClassifier(nn.Module):
         return ImageClassifierOutputWithNoAttention(logits=self.network(pixel_values))
 
 
-def build_peer(name: str, model: MobileViTV2PreTrainedModel) -> tuple[nn.Module, str, bool]:
-    """A peer's model beside one of ours, in evaluation mode and float32; what to call it, and whether it has our weights.
+def build_peer(name: str, model: MobileViTV2PreTrainedModel) -> nn.Module:
+    """A peer's model beside one of ours, in evaluation mode and float32, with our weights; "v1" has random ones.
 
     Args:
         name: "transformers", "timm" or "v1".
@@ -64,11 +64,9 @@ def build_peer(name: str, model: MobileViTV2PreTrainedModel) -> tuple[nn.Module,
         WeightsMismatch: its model does not take our weights.
     """
     if name == "v1":
-        size = v1_size(model.config.width_multiplier)
         torch.manual_seed(0)
-        return settle(v1_classifier(size, model.config.num_labels)), f"transformers MobileViT-{size} (v1)", False
-    peer = _timm(model) if name == "timm" else _transformers(model)
-    return peer.eval(), name, True
+        return settle(v1_classifier(v1_size(model.config.width_multiplier), model.config.num_labels))
+    return (_timm(model) if name == "timm" else _transformers(model)).eval()
 
 
 def v1_size(width: float) -> str:

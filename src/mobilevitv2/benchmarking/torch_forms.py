@@ -69,10 +69,11 @@ class TorchRun:
 
     Attributes:
         megabytes: of GPU memory that the weights and one call take at most; None elsewhere.
+        note: what a reader of the row should know.
     """
 
     def __init__(self, form: TorchForm, pixels: Tensor, *, dtype: torch.dtype) -> None:
-        self.device, self.task = pixels.device, ""
+        self.device, self.note = pixels.device, ""
         layout = torch.channels_last if form.channels_last else torch.contiguous_format
         self.pixels = pixels.to(dtype).contiguous(memory_format=layout)
         if form.compiled:
@@ -120,8 +121,7 @@ def exact_answers(model: MobileViTV2PreTrainedModel, pixels: Tensor) -> Answers:
 
     Besides those of `answers_of`: "probabilities", and a segmenter's "mask".
     """
-    # By default cuDNN's float32 convolutions multiply ten bits.
-    with convolutions(pixels.device, allow_tf32=False), torch.inference_mode():
+    with exact_convolutions(), torch.inference_mode():
         output = _copied(model, pixels.device, torch.float32)(pixels)
         answers = answers_of(output, model.task)
         if model.task == "classify":
@@ -139,19 +139,14 @@ def exact_answers(model: MobileViTV2PreTrainedModel, pixels: Tensor) -> Answers:
 
 
 @contextmanager
-def convolutions(device: torch.device, **settings: bool) -> Iterator[None]:
-    """Inside, cuDNN has these settings of `torch.backends.cudnn`: `benchmark`, `allow_tf32`."""
-    if device.type != "cuda":
-        yield
-        return
-    before = {name: getattr(torch.backends.cudnn, name) for name in settings}
-    for name, value in settings.items():
-        setattr(torch.backends.cudnn, name, value)
+def exact_convolutions() -> Iterator[None]:
+    """Inside, cuDNN's float32 convolutions multiply all bits, not ten of them as they do by default."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        for name, value in before.items():
-            setattr(torch.backends.cudnn, name, value)
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def wait(device: torch.device) -> None:
