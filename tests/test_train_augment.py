@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mobilevitv2.train import augment
-from mobilevitv2.train.augment import BatchAugmentation, random_erase, to_float
+from mobilevitv2.train.augment import BatchAugmentation, cut_and_mixed, mixed, random_erase, to_float
 
 
 def _batch(count: int = 16, side: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,20 +85,44 @@ def test_the_order_is_the_official_one(monkeypatch: pytest.MonkeyPatch) -> None:
         return pixels, labels
 
     def erase(pixels: torch.Tensor, *, probability: float) -> torch.Tensor:
-        assert pixels.is_floating_point() and pixels.max() <= 1 and probability == 0.25
+        assert pixels.dtype == torch.uint8 and probability == 0.25
         steps.append("erase")
         return pixels
 
-    def mix(pixels: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def mixed(each: torch.Tensor, share: float) -> torch.Tensor:
+        assert each.is_floating_point() and each.max() <= 1 and 0 <= share <= 1
         steps.append("mix")
-        return pixels, labels
+        return each
 
     monkeypatch.setattr(augment, "rand_augment", rand_augment)
     monkeypatch.setattr(augment, "random_erase", erase)
-    augmentation = BatchAugmentation(5, randaugment_operations=2, erasing=0.25, mixup=0.2)
-    monkeypatch.setattr(augmentation, "mix", mix)
-    augmentation(*_batch())
-    assert steps == ["randaugment", "erase", "mix"]
+    monkeypatch.setattr(augment, "mixed", mixed)
+    BatchAugmentation(5, randaugment_operations=2, erasing=0.25, mixup=0.2)(*_batch())
+    assert steps == ["randaugment", "erase", "mix", "mix"]
+
+
+def test_mixup_is_torchvisions() -> None:
+    pixels, labels = _batch()
+    pictures, targets = to_float(pixels), torch.nn.functional.one_hot(labels, 5).float()
+    for share in (0.0, 0.3, 0.9, 1.0):
+        for each in (pictures, targets):
+            torch.testing.assert_close(mixed(each, share), each.roll(1, 0) * (1 - share) + each * share)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.99, 1.0])
+def test_cutmix_pastes_one_rectangle_of_the_picture_before(share: float) -> None:
+    pixels, _ = _batch(side=40)
+    pixels[:] = torch.arange(16, dtype=torch.uint8)[:, None, None, None]
+    before = pixels.clone()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        out, left = cut_and_mixed(pixels, share)
+        changed = (out != pixels).all(dim=1)
+        assert torch.equal(out, torch.where(changed[:, None], pixels.roll(1, 0), pixels)) and torch.equal(pixels, before)
+        assert torch.equal(changed, changed[:1].expand_as(changed))
+        rows, columns = changed[0].any(dim=1).sum(), changed[0].any(dim=0).sum()
+        assert rows * columns == changed[0].sum() <= (1 - share) * 1600 + 1e-6
+        assert left == pytest.approx(1 - float(changed[0].float().mean()))
 
 
 def test_labels_follow_their_pictures() -> None:

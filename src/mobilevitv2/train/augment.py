@@ -1,7 +1,8 @@
 """Augmentation of whole batches on the device, each picture with random choices of its own.
 
-The order is the official one: RandAugment on bytes, then division by 255, random erasing, and for the whole batch mixup or cutmix.
-All random numbers are drawn on the host, so that no step waits for the device to tell what was drawn.
+The order is the official one: RandAugment, random erasing, and for the whole batch mixup or cutmix. All but mixup is done on bytes,
+which are a quarter of what floats are, and the division by 255 comes after it: black stays black. All random numbers are drawn on
+the host, so that no step waits for the device to tell what was drawn.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2 as transforms
+from torch.nn import functional as F
 
 from mobilevitv2.train.randaugment import rand_augment, to_device
 
@@ -33,7 +34,17 @@ def random_erase(pixels: Tensor, *, probability: float) -> Tensor:
 
 
 class BatchAugmentation:
-    """uint8 pictures and class indices -> float pictures in 0..1 and class probabilities."""
+    """uint8 pictures and class indices -> float pictures in 0..1 and class probabilities.
+
+    Args:
+        num_labels: number of classes.
+        randaugment_operations: operations of RandAugment on each picture.
+        randaugment_magnitude: their strength, 0..30.
+        erasing: probability of a rectangle blacked out.
+        mixup: alpha of arXiv 1710.09412; 0 for none.
+        cutmix: alpha of arXiv 1905.04899; 0 for none. Where both are set, each batch takes one of them.
+        mix_probability: of mixing a batch at all.
+    """
 
     def __init__(
         self,
@@ -48,13 +59,7 @@ class BatchAugmentation:
     ) -> None:
         self.num_labels = num_labels
         self.operations, self.magnitude, self.erasing = randaugment_operations, randaugment_magnitude, erasing
-        self.mix_probability = mix_probability
-        mixes: list[transforms.Transform] = []
-        if mixup:
-            mixes.append(transforms.MixUp(alpha=mixup, num_classes=num_labels))
-        if cutmix:
-            mixes.append(transforms.CutMix(alpha=cutmix, num_classes=num_labels))
-        self.mix = transforms.RandomChoice(mixes) if mixes else None
+        self.mixup, self.cutmix, self.mix_probability = mixup, cutmix, mix_probability
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, labels: Tensor, *, mixing: bool = True) -> tuple[Tensor, Tensor]:
@@ -68,15 +73,47 @@ class BatchAugmentation:
     def _augment(self, pixels: Tensor, labels: Tensor, *, mixing: bool) -> tuple[Tensor, Tensor]:
         if self.operations:
             pixels, labels = rand_augment(pixels, labels, operations=self.operations, magnitude=self.magnitude)
-        pictures = to_float(pixels)
         if self.erasing:
-            pictures = random_erase(pictures, probability=self.erasing)
-        if mixing and self.mix is not None and torch.rand(()) < self.mix_probability:
-            mixed, targets = self.mix(pictures, labels)
-            return mixed, targets
-        return pictures, torch.nn.functional.one_hot(labels, self.num_labels).float()
+            pixels = random_erase(pixels, probability=self.erasing)
+        targets = F.one_hot(labels, self.num_labels).float()
+        if not mixing or not (self.mixup or self.cutmix) or torch.rand(()) >= self.mix_probability:
+            return to_float(pixels), targets
+        if not self.cutmix or (self.mixup and torch.rand(()) < 0.5):
+            share = _beta(self.mixup)
+            return mixed(to_float(pixels), share), mixed(targets, share)
+        pixels, share = cut_and_mixed(pixels, _beta(self.cutmix))
+        return to_float(pixels), mixed(targets, share)
+
+
+def _beta(alpha: float) -> float:
+    """A share drawn from Beta(alpha, alpha)."""
+    return float(torch.distributions.Beta(alpha, alpha).sample())
+
+
+def mixed(each: Tensor, share: float) -> Tensor:
+    """`share` of each row (B, ...) and the rest of the one before it, of the last one for the first."""
+    out = torch.empty_like(each)
+    torch.lerp(each[1:], each[:-1], 1 - share, out=out[1:])
+    torch.lerp(each[:1], each[-1:], 1 - share, out=out[:1])
+    return out
+
+
+def cut_and_mixed(pixels: Tensor, share: float) -> tuple[Tensor, float]:
+    """Pictures (B, C, H, W) with a rectangle of the one before in place of their own, and the share of the area left of them.
+
+    The rectangle has about 1 - share of the area, anywhere; what lies outside the picture is cut off.
+    """
+    height, width = pixels.shape[-2:]
+    half = 0.5 * math.sqrt(1 - share)
+    middle_row, middle_column = int(torch.randint(height, ())), int(torch.randint(width, ()))
+    top, bottom = max(0, middle_row - int(half * height)), min(height, middle_row + int(half * height))
+    left, right = max(0, middle_column - int(half * width)), min(width, middle_column + int(half * width))
+    out, inside = pixels.clone(), (..., slice(top, bottom), slice(left, right))
+    out[1:][inside] = pixels[:-1][inside]
+    out[:1][inside] = pixels[-1:][inside]
+    return out, 1 - (bottom - top) * (right - left) / (height * width)
 
 
 def to_float(pixels: Tensor) -> Tensor:
     """uint8 -> float32 in 0..1, channels last in memory: the layout that convolutions on the device want."""
-    return pixels.float().div_(255).contiguous(memory_format=torch.channels_last)
+    return pixels.contiguous(memory_format=torch.channels_last) / 255  # turned as bytes, then divided and widened in one pass
