@@ -19,6 +19,8 @@ from mobilevitv2.errors import ConfigurationError, WeightsError
 pytest.importorskip("litert_torch", reason="the litert extra is not installed")
 
 from mobilevitv2.export.litert import FORMAT, left_outside
+from mobilevitv2.export.quantise.calibration import Calibrated
+from mobilevitv2.export.samples import made_picture
 from mobilevitv2.runtime.with_litert import open_engine, stored_text
 
 # The converter and torch's own parts warn about each other.
@@ -88,6 +90,52 @@ def test_a_detectors_outputs_keep_their_names(tmp_path: Path) -> None:
     found = open_engine(path, threads=1).run(image)
     np.testing.assert_allclose(found["scores"], scores.numpy(), atol=1e-4)
     np.testing.assert_allclose(found["boxes"], boxes.numpy(), atol=1e-4)
+
+
+def calibrated(size: tuple[int, int]) -> Calibrated:
+    generator = np.random.default_rng(0)
+    pixels = np.stack([np.asarray(made_picture(seed).resize(size[::-1])) for seed in generator.integers(0, 99, 4)])
+    return Calibrated(ranges=pixels, held=pixels, skipped=(), samples=(), found=4)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-weights"])
+def test_eight_bits_answer_nearly_the_same(precision: str, classifier: tuple[Any, Path, Any], tmp_path: Path) -> None:
+    program = program_of("classify", size=(64, 96), layout="NHWC", precision=precision, postprocessing="none")
+    path = tmp_path / "model.tflite"
+    assert FORMAT.quantise is not None
+    written = FORMAT.quantise(program, path, calibrated((64, 96)) if precision == "int8" else None)
+    assert path.stat().st_size < 0.6 * classifier[1].stat().st_size  # names and nodes of a narrow model weigh as well
+    told = written.quantisation
+    assert told is not None
+    assert told["integer_convolutions"] > (0.8 * told["convolutions"] if precision == "int8" else -1)
+    assert written.outside == {}
+    image = np.asarray(made_picture(3).resize((96, 64)), np.float32)[None] / 255
+    with torch.no_grad():
+        wanted = program.model(torch.from_numpy(image).permute(0, 3, 1, 2)).logits.numpy()
+    found = open_engine(path, threads=1).run(image)["logits"]
+    assert 0 < np.abs(found - wanted).max() < (0.2 if precision == "int8" else 0.1) * np.abs(wanted).max()
+    assert open_engine(path).metadata == program.metadata.to_json()
+
+
+@pytest.mark.parametrize("task", ["classify", "segment", "detect"])
+def test_what_is_sensitive_stays_float(task: str) -> None:
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    from mobilevitv2.export.litert import _convert, quiet
+    from mobilevitv2.export.quantise.litert_plan import Graph, integer_operators
+
+    with quiet():
+        content = _convert(program_of(task, layout="NHWC"))
+    graph = Graph(flatbuffer_utils.read_model_from_bytearray(bytearray(content)))
+    chosen = integer_operators(graph)
+    kinds = {graph.kinds[index] for index in chosen}
+    assert {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "LOGISTIC", "MUL"} <= kinds
+    assert not kinds & {"SOFTMAX", "MEAN", "BATCH_MATMUL", "RSQRT", "SUB", "ARG_MAX", "RESIZE_BILINEAR", "EXP"}
+    assert not any("TokenNorm" in graph.name(index) for index in chosen if graph.kinds[index] in ("ADD", "MUL"))
+    for index in set(range(len(graph.kinds))) - chosen:
+        last = not graph.readers(index) or task != "classify"
+        of_sums = any(graph.kinds[each] == "BATCH_MATMUL" for each in graph.sources(index))
+        assert graph.kinds[index] != "FULLY_CONNECTED" or of_sums or last or "classifier" in graph.name(index)
 
 
 def test_damaged_files_are_refused(classifier: tuple[Any, Path, Any], tmp_path: Path) -> None:

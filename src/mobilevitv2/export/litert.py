@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from mobilevitv2.errors import ConfigurationError
@@ -15,9 +17,11 @@ from mobilevitv2.export.executorch import quiet
 from mobilevitv2.export.formats import ExportFormat, Written
 from mobilevitv2.export.forms import token_module
 from mobilevitv2.export.litert_packing import pack
+from mobilevitv2.runtime.preprocessing import as_input
 
 if TYPE_CHECKING:
     from mobilevitv2.export.program import Program
+    from mobilevitv2.export.quantise.calibration import Calibrated
 
 DELEGATE = "DELEGATE"
 
@@ -28,17 +32,56 @@ def write(program: Program, path: Path) -> Written:
     Raises:
         ConfigurationError: a free axis, or another precision.
     """
-    if program.dynamic:
-        raise ConfigurationError(f"{' and '.join(program.dynamic)} cannot be free in LiteRT; export one file for each shape.")
+    _check_axes(program)
     if program.precision not in ("fp32", "fp16"):
         raise ConfigurationError(f"precision={program.precision!r} is not written for LiteRT; use 'fp32' or 'fp16'.")
     with quiet():
         content = _convert(program)
         if program.precision == "fp16":
             content = _halved(content)
-        content = pack(content, program.metadata, program.outputs)
-        path.write_bytes(content)
-        operators, outside = _operators(content)
+        return _written(content, program, path)
+
+
+def quantise(program: Program, path: Path, calibration: Calibrated | None) -> Written:
+    """The program with 8-bit weights, and with pictures also 8-bit values, as `path`.
+
+    Raises:
+        ConfigurationError: a free axis.
+    """
+    from mobilevitv2.export.quantise.litert_quantising import quantised_model
+
+    _check_axes(program)
+    with quiet():
+        images = None if calibration is None else _inputs(program, calibration.ranges)
+        made = quantised_model(_convert(program), images)
+        written = _written(made.content, program, path)
+    integer, weighted = made.integer
+    pictures = 0 if calibration is None else len(calibration.ranges)
+    told = {
+        "weights": "int8 by channel",
+        "values": "float" if calibration is None else f"int8, {made.ranges} ranges from {pictures} pictures",
+        "integer_convolutions": integer,
+        "convolutions": weighted,
+        "float_parts": ["attention.key", "softmax", "sums over tokens", "norms", "residual stream of transformers", "last layers"],
+    }
+    return replace(written, quantisation=told, versions={**written.versions, "ai-edge-quantizer": version("ai-edge-quantizer")})
+
+
+def _inputs(program: Program, pixels: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
+    for picture in pixels:
+        yield as_input(picture[None], program.metadata.picture, "NHWC")
+
+
+def _check_axes(program: Program) -> None:
+    if program.dynamic:
+        raise ConfigurationError(f"{' and '.join(program.dynamic)} cannot be free in LiteRT; export one file for each shape.")
+
+
+def _written(content: bytes, program: Program, path: Path) -> Written:
+    """Pack and write it, and see which operators it has."""
+    content = pack(content, program.metadata, program.outputs)
+    path.write_bytes(content)
+    operators, outside = _operators(content)
     versions = {name: version(name) for name in ("litert-torch", "ai-edge-litert", "torch")}
     notes = (f"operators outside XNNPACK: {', '.join(outside)}",) if outside else ()
     return Written(files=(path,), operators=operators, outside=outside, versions=versions, notes=notes)
@@ -115,5 +158,6 @@ FORMAT = ExportFormat(
     suppression=False,
     engine="litert",
     write=write,
+    quantise=quantise,
     tolerance={"fp32": 1e-4},
 )
