@@ -80,17 +80,19 @@ def sampling_matrices(drawn: Tensor, amounts: Tensor, size: int) -> Tensor:
 
 def _warp(pixels: Tensor, matrices: Tensor) -> Tensor:
     grid = F.affine_grid(matrices, list(pixels.shape), align_corners=False)
-    return _bytes(F.grid_sample(pixels.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False).round_())
+    moved = F.grid_sample(pixels.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return moved.round_().to(torch.uint8)
 
 
 def _bytes(pixels: Tensor) -> Tensor:
     return pixels.clamp_(0, 255).to(torch.uint8)
 
 
-def _blend(pixels: Tensor, other: Tensor | float, strengths: Tensor) -> Tensor:
-    """`other` where 1 + 0.9 * strength is 0, the picture itself at 1, and beyond it past 1."""
+def _blend(pixels: Tensor, other: Tensor | None, strengths: Tensor) -> Tensor:
+    """`other` (None: black) where 1 + 0.9 * strength is 0, the picture itself at 1, and beyond it past 1."""
     factor = 1 + 0.9 * strengths
-    return _bytes(pixels.float() * factor + other * (1 - factor))
+    mixed = pixels * factor
+    return _bytes(mixed if other is None else mixed.addcmul_(other, 1 - factor))
 
 
 def _grey(pixels: Tensor) -> Tensor:
@@ -99,7 +101,7 @@ def _grey(pixels: Tensor) -> Tensor:
 
 
 def _brightness(pixels: Tensor, strengths: Tensor, _: float) -> Tensor:
-    return _blend(pixels, 0.0, strengths)
+    return _blend(pixels, None, strengths)
 
 
 def _color(pixels: Tensor, strengths: Tensor, _: float) -> Tensor:
@@ -126,7 +128,7 @@ def _posterize(pixels: Tensor, _: Tensor, strength: float) -> Tensor:
 
 
 def _solarize(pixels: Tensor, _: Tensor, strength: float) -> Tensor:
-    return torch.where(pixels >= 255 * (1 - strength), 255 - pixels, pixels)
+    return torch.where(pixels >= math.ceil(255 * (1 - strength)), 255 - pixels, pixels)  # compared as bytes
 
 
 def _autocontrast(pixels: Tensor, _: Tensor, __: float) -> Tensor:
