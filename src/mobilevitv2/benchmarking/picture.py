@@ -37,8 +37,8 @@ def draw_bars(report: Report, path: Path) -> None:
     counts = [len(rows) for rows in report.batches]
     figure = Figure(figsize=(10, 1.1 + sum(0.34 * count + 0.75 for count in counts)), layout="constrained")
     panels = figure.subplots(len(counts), 1, squeeze=False, gridspec_kw={"height_ratios": [count + 1 for count in counts]})
-    for axis, rows in zip(panels[:, 0], report.batches, strict=True):
-        _draw(axis, rows)
+    for axis, rows, base in zip(panels[:, 0], report.batches, report.bases, strict=True):
+        _draw(axis, rows, base)
     weights = ", random weights" if report.random_weights else ""
     figure.suptitle(
         f"{', '.join(report.models)}, {report.size[0]} x {report.size[1]} pixels{weights}", fontsize=11, x=0.01, ha="left"
@@ -58,14 +58,15 @@ def _where(report: Report) -> str:
     return str(machine["cpu"] if machine["device"] == "cpu" else machine["device"])
 
 
-def _draw(axis: Any, rows: tuple[Row, ...]) -> None:
+def _draw(axis: Any, rows: tuple[Row, ...], base: str | None) -> None:
     places = list(range(len(rows)))
     rates = [row.pictures_per_second or 0.0 for row in rows]
     axis.barh(places, rates, color=[OURS if row.peer is None else PEER for row in rows], height=0.7)
     axis.set_yticks(places, [row.title for row in rows], fontsize=8.5)
     axis.invert_yaxis()
-    axis.set_title(f"batch {rows[0].batch}: pictures a second", fontsize=9.5, loc="left")
-    axis.set_xlim(0, 1.28 * max(rates, default=1) or 1)
+    told = f"; x: times as fast as {base}" if base else ""
+    axis.set_title(f"batch {rows[0].batch}: pictures a second{told}", fontsize=9.5, loc="left")
+    axis.set_xlim(0, 1.45 * max(rates, default=1) or 1)  # room for the words behind the longest bar
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="x", alpha=0.3, linewidth=0.6)
     axis.set_axisbelow(True)
