@@ -57,7 +57,7 @@ def pictures(tmp_path: Path) -> list[Path]:
 def test_answers_are_the_models_own(
     model: MobileViTV2ForImageClassification, processor: MobileViTV2ImageProcessor, folder: Path, pictures: list[Path]
 ) -> None:
-    answers = predict(pictures, model=folder, batch_size=2)
+    answers = predict(pictures, model=folder, batch_size=2, device="cpu")
     logits = model(processor([str(path) for path in pictures], return_tensors="pt")["pixel_values"]).logits
     for answer, path, row in zip(answers, pictures, logits.softmax(-1), strict=True):
         assert (answer.source, answer.size, answer.error) == (str(path), (60, 40), None)
@@ -252,6 +252,20 @@ def test_errors_of_the_program_are_not_taken_for_bad_pictures(
     monkeypatch.setattr(Classifier, "prepare", broken)
     with pytest.raises(ZeroDivisionError):
         predict(pictures, model=model)
+
+
+def test_a_folders_classifier_answers_without_torch_where_a_runtime_is_installed(folder: Path, pictures: list[Path]) -> None:
+    pytest.importorskip("onnxruntime")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mobilevitv2.prediction.choose_device", lambda device: torch.device("cpu"))
+        patch.setattr("mobilevitv2.prediction.open_task", lambda *args, **kwargs: pytest.fail("torch was asked"))
+        found = predict(pictures, model=folder, top_k=2)
+    for answer, exact in zip(found, predict(pictures, model=folder, device="cpu"), strict=True):
+        assert answer.source == exact.source and answer.size == exact.size
+        assert [label.index for label in answer.labels] == [label.index for label in exact.labels[:2]]
+        assert [label.probability for label in answer.labels] == pytest.approx(
+            [label.probability for label in exact.labels[:2]], abs=1e-3
+        )
 
 
 def test_a_task_prepares_answers_and_draws(folder: Path, pictures: list[Path]) -> None:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from mobilevitv2.answers import Area, Box, Label, Prediction, ScoreMap, coco_results, to_supervision
 from mobilevitv2.class_choice import Class
 from mobilevitv2.contract import default_model, load_model, whole_picture_processor
 from mobilevitv2.devices import choose_device
-from mobilevitv2.errors import ConfigurationError
+from mobilevitv2.errors import ConfigurationError, MobileViTV2Error
 from mobilevitv2.streaming import answers_of, check_counts, count_of, named_sources
 from mobilevitv2.tasks import DEFAULT_THRESHOLD, Classifier, Detector, Segmenter, Task
 from mobilevitv2.tiles import check_tile
 from mobilevitv2.video import read_video
+from mobilevitv2.weights.records import get_record
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +82,9 @@ def predict(
         classes: of "segment" and "detect", the classes to tell of, by name or index; all where it is not given. Masks keep all.
         tile: of "segment" and "detect", a side in pixels, at least 64: pictures with a longer one are answered in overlapping
             tiles of this size, so that small things show and memory does not grow with the picture.
-        device: "cpu", "cuda", "cuda:1", "mps"; the best one there is where it is not given. A model stays where it is.
+        device: "cpu", "cuda", "cuda:1", "mps"; the best one there is where it is not given. A model stays where it is. Where the
+            best is the CPU, classifiers of the package and in folders run in ONNX Runtime or OpenVINO if one is installed, as on
+            the command line; device="cpu" asks for torch.
         batch_size: pictures, or tiles, that the model answers at once.
         workers: threads that read pictures; one for each processor core, at most 8, where it is not given.
         attention: of "classify", give the context scores of each attention layer as well.
@@ -135,18 +139,48 @@ def iter_predictions(
     answer, for drawing. The rest is as in `predict`; settings are checked and the model is loaded at the call.
     """
     check_counts(batch_size, workers)  # before the model is loaded, which takes seconds
-    answering = open_task(
-        model,
-        processor=processor,
-        task=task,
-        top_k=top_k,
-        threshold=threshold,
-        classes=classes,
-        tile=tile,
-        device=device,
-        attention=attention,
-    )
+    asked = (processor, threshold, classes, tile, device)
+    plain = not attention and task in (None, "classify") and all(each is None for each in asked)
+    answering: Task | None = _without_torch(model, top_k) if plain else None
+    if answering is None:
+        answering = open_task(
+            model,
+            processor=processor,
+            task=task,
+            top_k=top_k,
+            threshold=threshold,
+            classes=classes,
+            tile=tile,
+            device=device,
+            attention=attention,
+        )
     return answers_of(named_sources(sources), answering, batch_size=batch_size, workers=workers, keep_pictures=keep_pictures)
+
+
+def _without_torch(model: object, top_k: int) -> Task | None:
+    """A classifier of the package or in a folder, in the runtime that the command line takes for it; None where there is none.
+
+    Where there is another device than the CPU, torch is faster.
+    """
+    from mobilevitv2.runtime import embedded
+    from mobilevitv2.runtime.task import RuntimeTask
+
+    name = default_model("classify") if model is None else model
+    if not isinstance(name, str | os.PathLike) or embedded.available() is None or choose_device(None).type != "cpu":
+        return None
+    folder = _local_folder(name)
+    if folder is None or not embedded.can_open(folder):
+        return None
+    return cast(Task, RuntimeTask(embedded.open_folder(folder, source=os.fspath(name)), top_k=top_k))
+
+
+def _local_folder(name: str | os.PathLike[str]) -> Path | None:
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return get_record(os.fspath(name)).path
+    except MobileViTV2Error:
+        return None
 
 
 def open_task(
