@@ -102,6 +102,29 @@ def test_half_precision_keeps_sums_in_single(tmp_path: Path) -> None:
     assert kinds == {"conv": {"fp16"}, "softmax": {"fp32"}, "reduce_mean": {"fp32"}}
 
 
+def test_weights_of_eight_bits_take_half_the_room_and_answer_nearly_the_same(tmp_path: Path) -> None:
+    sizes = {}
+    for precision in ("fp16", "int8-weights"):
+        program = program_of("classify", precision=precision, inside=True)
+        path = tmp_path / f"{precision}.mlpackage"
+        assert FORMAT.quantise is not None
+        written = write(program, path) if precision == "fp16" else FORMAT.quantise(program, path, None)
+        sizes[precision] = sum(each.stat().st_size for each in (path / "Data").rglob("weight.bin"))
+        line = check(program, path)[0]
+    assert sizes["int8-weights"] < 0.6 * sizes["fp16"]
+    assert written.operators["constexpr_affine_dequantize"] > 20
+    assert written.quantisation is not None
+    share = float(line.rpartition("by ")[2].split()[0])
+    assert 0 < share < 0.1
+
+
+def test_integer_arithmetic_that_cannot_be_checked_is_refused(tmp_path: Path) -> None:
+    assert FORMAT.quantise is not None
+    with pytest.raises(ConfigurationError, match="nothing could be checked"):
+        FORMAT.quantise(program_of("classify", precision="int8"), tmp_path / "model.mlpackage", None)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("change", "message"), [({"dynamic": ("batch",)}, "batch cannot be free"), ({"precision": "int8"}, "'int8'")]
 )

@@ -1,4 +1,4 @@
-"""`model.export`: a method of every model class, with the options and the report of `mobilevitv2.export.export` and of the command."""
+"""`model.export`: of every model class, with the options and the report of `mobilevitv2.export.export` and of the command."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from mobilevitv2.runtime.metadata import METADATA_KEY
 
 if TYPE_CHECKING:
     from mobilevitv2.export.program import Program
+    from mobilevitv2.export.quantise.calibration import Calibrated
 
 TARGET = "iOS16"
 MOST_AXES = 5
@@ -33,7 +35,10 @@ FACTORS = (0.5, 0.75, 1.25, 1.5, 2.0)
 NOT_OPERATORS = ("const",)
 # Sums over thousands of values and what depends on them; the rest calculates in 16 bits.
 WIDE = frozenset({"reduce_mean", "reduce_sum", "rsqrt", "softmax", "square", "exp"})
-TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "int8-weights": 0.2}
+WEIGHTED = ("conv", "linear")
+FEWEST_WEIGHTS = 1024
+"""Smaller tensors stay as they are: their scales would take as much room."""
 TRIED = 3
 """Sizes that the check evaluates: each costs a forward pass."""
 
@@ -60,10 +65,47 @@ def write(program: Program, path: Path) -> Written:
         ConfigurationError: a free axis, or another precision.
     """
     if program.precision not in ("fp32", "fp16"):
-        raise ConfigurationError(f"precision={program.precision!r} is not written for Core ML; use 'fp16' or 'fp32'.")
+        raise ConfigurationError(
+            f"precision={program.precision!r} is not written for Core ML; use 'fp16', 'fp32' or 'int8-weights'."
+        )
     with quiet():
         model = convert(program)
         model.save(str(path))
+    return _written(program, path, model)
+
+
+def quantise(program: Program, path: Path, calibration: Calibrated | None) -> Written:
+    """The program with 8-bit weights, by channel and symmetric; it calculates in 16 bits.
+
+    Raises:
+        ConfigurationError: int8 values, which Core ML has from iOS 17 on and which cannot be measured here.
+    """
+    if program.precision != "int8-weights":
+        raise ConfigurationError(
+            "precision='int8' is not written for Core ML: its integer arithmetic cannot be run here, so nothing could be checked; "
+            "use 'int8-weights' or 'fp16'."
+        )
+    from coremltools.optimize import coreml as optimize
+
+    settings = optimize.OpLinearQuantizerConfig(
+        mode="linear_symmetric", dtype="int8", granularity="per_channel", weight_threshold=FEWEST_WEIGHTS
+    )
+    with quiet():
+        model = optimize.linear_quantize_weights(convert(program), optimize.OptimizationConfig(global_config=settings))
+        _describe(model, program)
+        model.save(str(path))
+    written = _written(program, path, model)
+    convolutions = sum(written.operators.get(name, 0) for name in WEIGHTED)
+    told = {
+        "weights": f"int8 by channel, in {written.operators.get('constexpr_affine_dequantize', 0)} tensors",
+        "values": "float16",
+        "integer_convolutions": 0,
+        "convolutions": convolutions,
+    }
+    return replace(written, quantisation=told)
+
+
+def _written(program: Program, path: Path, model: Any) -> Written:
     operators = Counter(each.op_type for each in model._mil_program.functions["main"].operations)
     for name in NOT_OPERATORS:
         operators.pop(name, None)
@@ -78,13 +120,13 @@ def convert(program: Program) -> Any:
     """The program as coremltools' model."""
     import coremltools
 
+    shapes = [(1, 3, *size) for size in sizes(program)]
     module = picture_module(program)
     example = torch.rand(1, 3, *program.size)
     with torch.no_grad():
         exported = torch.export.export(module, (example,), dynamic_shapes=_free_sides(program), strict=False).run_decompositions({})
     metadata = program.metadata
     swapped = metadata.picture.inside and metadata.picture.channel_order == "BGR"
-    shapes = [(1, 3, *size) for size in sizes(program)]
     shape = coremltools.EnumeratedShapes(shapes=shapes, default=shapes[0]) if len(shapes) > 1 else shapes[0]
     image = (
         coremltools.ImageType(
@@ -231,6 +273,8 @@ FORMAT = ExportFormat(
     suppression=False,
     engine=None,
     write=write,
+    quantise=quantise,
+    quantised=("int8-weights",),
     check=check,
     tolerance=TOLERANCE,
 )

@@ -167,6 +167,16 @@ def _cast(inputs: Inputs) -> Tensor:
     return torch.as_tensor(inputs["x"]).to(kinds[inputs["dtype"]])
 
 
+def _dequantised(inputs: Inputs) -> Tensor:
+    """Weights that were stored in 8 bits."""
+    stored = inputs["quantized_data"]
+    scale, zero = (torch.as_tensor(inputs[name]).float() for name in ("scale", "zero_point"))
+    shape = [1] * stored.ndim
+    if scale.ndim:
+        shape[int(inputs["axis"])] = -1
+    return torch.as_tensor((stored.float() - zero.reshape(shape)) * scale.reshape(shape))
+
+
 def _binary(action: Callable[[Any, Any], Any]) -> Callable[[Inputs], Tensor]:
     return lambda inputs: torch.as_tensor(action(inputs["x"], inputs["y"]))
 
@@ -216,4 +226,5 @@ OPERATORS: dict[str, Callable[[Inputs], Any]] = {
     "resize_bilinear": _resize,
     "avg_pool": _pool,
     "cast": _cast,
+    "constexpr_affine_dequantize": _dequantised,
 }

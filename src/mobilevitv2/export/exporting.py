@@ -199,7 +199,7 @@ def _told_format(path: Path) -> str:
 def _check_request(fmt: ExportFormat, precision: str, calibration: Any) -> None:
     if precision not in PRECISIONS:
         raise ConfigurationError(f"precision={precision!r} is unknown; there are {', '.join(PRECISIONS)}.")
-    possible = [*fmt.precisions, *(name for name in QUANTISED if fmt.quantise is not None and name not in fmt.precisions)]
+    possible = [*fmt.precisions, *(name for name in fmt.quantised if fmt.quantise is not None and name not in fmt.precisions)]
     if precision not in possible:
         raise ConfigurationError(f"precision={precision!r} is not offered for {fmt.name}, which has {', '.join(possible)}.")
     if precision == "int8" and calibration is None:

@@ -62,6 +62,7 @@ class ExportFormat:
         write: the program to `path`, a fresh place in a temporary folder; all other files beside it with the same stem. Program and
             metadata are final; options are those of the format (`--format-option` is not offered: keep them few and typed).
         check: for a format without engine: what was checked instead, as lines for the report; raises WeightsError where it fails.
+        quantised: the precisions that `quantise` gives.
         staged: writing is quick enough to compare the stem and every stage each time, not only where the answers depart: a model
             whose answers hardly depend on the picture hides mistakes in its middle.
         tolerance: for each precision the largest difference of an output, as a share of its largest value; the others use the
@@ -79,6 +80,7 @@ class ExportFormat:
     engine: str | None
     write: Callable[[Program, Path], Written]
     quantise: Callable[[Program, Path, Calibrated | None], Written] | None = None
+    quantised: tuple[str, ...] = ("int8", "int8-weights")
     check: Callable[[Program, Path], list[str]] | None = None
     staged: bool = False
     tolerance: Mapping[str, float] = field(default_factory=dict)
