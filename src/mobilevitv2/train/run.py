@@ -18,8 +18,10 @@ from torch import nn
 
 from mobilevitv2.auto import task_class, told_task
 from mobilevitv2.configuration import MobileViTV2Config
+from mobilevitv2.devices import choose_device
 from mobilevitv2.errors import ConfigurationError, DataError, MissingDependency
 from mobilevitv2.train.processes import is_first_process, world_size
+from mobilevitv2.train.quantisation_aware import PICTURES, quantisation_aware, without_rounding
 from mobilevitv2.train.recipe import save_recipe
 from mobilevitv2.train.settings import Recipe
 from mobilevitv2.train.task import Opened, TrainingTask
@@ -82,6 +84,9 @@ def train_task(
     torch.manual_seed(settings.seed)
     with quiet_transformers():
         network = task.build(_begun_with(folder, model) if resume else model, opened.classes)
+        if settings.quantise_for != "none":
+            network.to("cpu" if world_size() > 1 else choose_device(None))  # where grids are found in seconds
+            network = quantisation_aware(network, list(_calibration(task, opened)), settings.quantise_for)
         if is_first_process():
             save_recipe(settings, folder / "recipe.yaml")
         start = time.monotonic()
@@ -114,6 +119,8 @@ def begin(
         head: further ones, which a model of the same task has settled already.
     """
     head = head or {}
+    if recipe.activation:
+        options = {**options, "hidden_act": recipe.activation}
     if os.fspath(model) == "scratch":
         logger.info("from scratch: random weights of width %s", recipe.width)
         return task_class(task)(MobileViTV2Config(width_multiplier=recipe.width, **options, **head))
@@ -129,13 +136,21 @@ def _finish(result: TrainingResult, trainer: RecipeTrainer, task: TrainingTask[A
     from mobilevitv2.train.checkpoints import load_best
     from mobilevitv2.train.report import save_network, write_report
 
-    network, processor = trainer.average.module, task.processor()
+    network, processor = without_rounding(trainer.average.module), task.processor()
     if trainer.best is not None:
         result.last, result.chosen_step = result.output / "last", trainer.best.step
         save_network(task.shipped(copy.deepcopy(network)), processor, result.last)
         load_best(network, result.output / "checkpoints")
     with few_host_threads(trainer.args.device):
         write_report(result, task.shipped(network), processor, task=task, data=data, command=command)
+
+
+def _calibration(task: TrainingTask[Any], data: Opened) -> Iterator[torch.Tensor]:
+    """Training pictures, drawn evenly, as the image processor gives them."""
+    processor, train = task.processor(), data.train
+    assert train is not None
+    for index in torch.linspace(0, len(train) - 1, min(PICTURES, len(train))).long().tolist():
+        yield processor(images=train.read(index), return_tensors="pt")["pixel_values"][0]
 
 
 def _begun_with(folder: Path, model: Model) -> Model:
@@ -152,6 +167,7 @@ def _run(network: nn.Module, task: TrainingTask[Any], folder: Path, data: Opened
     """Train to the end or to a Ctrl-C; whether it was the latter."""
     from transformers.trainer_callback import PrinterCallback
 
+    from mobilevitv2.kernels.training import drop_training_kernels, use_training_kernels
     from mobilevitv2.train.checkpoints import latest_checkpoint, step_of
     from mobilevitv2.train.trainer import RecipeTrainer, restore_average, resumable_interrupt, training_arguments
 
@@ -165,6 +181,8 @@ def _run(network: nn.Module, task: TrainingTask[Any], folder: Path, data: Opened
         evaluation=None if watched is None else task.eval_batches(watched),
         width=float(getattr(getattr(network, "config", None), "width_multiplier", recipe.width)),
     )
+    if recipe.kernels == "auto" and not recipe.compile:
+        use_training_kernels(trainer.plain_model)  # behind the copy that is averaged, evaluated and shipped
     trainer.remove_callback(PrinterCallback)
     checkpoint = latest_checkpoint(folder) if resume else None
     if checkpoint is not None:
@@ -177,6 +195,7 @@ def _run(network: nn.Module, task: TrainingTask[Any], folder: Path, data: Opened
     torch.manual_seed(recipe.seed + trainer.args.process_index)
     with _observed(trainer, folder, checkpoint), resumable_interrupt(trainer) as rhythm, few_host_threads(trainer.args.device):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    drop_training_kernels(network)
     return trainer, rhythm.interrupted and trainer.state.global_step < trainer.state.max_steps
 
 

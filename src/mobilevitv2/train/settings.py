@@ -21,6 +21,8 @@ CHOICES = {
     "segmentation_head": ("deeplabv3", "pspnet"),
     "output_stride": (8, 16, 32),
     "finest_stride": (8, 16),
+    "kernels": ("auto", "none"),
+    "quantise_for": ("none", "openvino", "onnxruntime"),
 }
 SHARES = (
     *("dropout", "label_smoothing", "flip", "erasing", "mix_probability", "ema_momentum", "validation_fraction"),
@@ -46,6 +48,8 @@ class Recipe:
     # ---- model
     width: float = 1.0  # width multiplier of a model from scratch
     sync_norms: bool = False  # batch norms over the pictures of all GPUs, not of each alone
+    activation: str = ""  # another one than that of the weights, such as hardswish
+    quantise_for: str = "none"  # openvino, onnxruntime: round in training where that runtime's int8 file does
     # ---- length and size
     epochs: int = 300
     batch_size: int = 1024  # pictures an optimiser step, over all devices and accumulated batches
@@ -74,6 +78,7 @@ class Recipe:
     precision: str = "auto"  # bf16 where the device has it, else fp32; or bf16, fp16, fp32
     channels_last: bool = True
     compile: bool = False  # torch.compile
+    kernels: str = "auto"  # our own on a GPU in 16 bits, unless compiled; or "none" for blocks.py's plain forwards
     workers: int = -1  # processes that decode; -1: one a core, at most 16
     cache: str = "auto"  # decoded pictures in memory: "ram", "none", or "auto" where they fit in 4 GB
     seed: int = 0

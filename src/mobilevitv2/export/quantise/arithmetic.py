@@ -11,6 +11,8 @@ WEIGHT_LIMITS = {8: 127, 7: 63}
 """Weights are -127..127: symmetric, so that no zero point has to be carried through a convolution."""
 LEVELS = 255
 SMALLEST_SCALE = 1e-8
+MOST_VALUES = 32768
+"""Of a sample, to choose a grid by, drawn evenly."""
 SHRINKS = np.linspace(1.0, 0.5, 26)
 """Shares of the full range that are tried as a clipping point."""
 
@@ -37,7 +39,7 @@ def grid_over(low: float, high: float) -> Grid:
 
 def best_grid(low: float, high: float, sample: Array) -> Grid:
     """Of the grids over parts of low..high the one with the least squared error on a sample of the values."""
-    values = sample.astype(np.float64)
+    values = sample[:: max(1, len(sample) // MOST_VALUES)].astype(np.float64)
     grids = [grid_over(low * share, high * share) for share in SHRINKS]
     errors = [float(np.square(grid.round(values) - values).mean()) for grid in grids]
     return grids[int(np.argmin(errors))]
