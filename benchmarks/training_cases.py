@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mobilevitv2.blocks import make_divisible
 from mobilevitv2.kernels import training_operations as operations
-from mobilevitv2.kernels.training_tiles import LARGEST_POINTWISE, Lanes, Rows, power
+from mobilevitv2.kernels.training_tiles import LIBRARY, Lanes, Rows, power
 
 DTYPE = torch.bfloat16 if torch.cuda.is_available() else torch.float32
 
@@ -142,23 +142,18 @@ def _pointwise(layer: Layer, batch: int, device: str) -> Iterator[Case]:
 
     e, rows = x.element_size(), batch * layer.side**2
     wide, deep = min(128, power(outputs)), power(inputs)
-    tiles = [
-        Rows(m, wide, w, p, s)
-        for m, w, s in ((128, 8, 2), (128, 4, 2), (64, 4, 2), (64, 4, 3), (64, 8, 3), (128, 8, 3))
-        for p in (2, 4)
-    ]
-    if outputs == 256:
-        tiles += [Rows(64, 256, 8, p, 2) for p in (1, 2)]
-    tiles = [t for t in tiles if t.rows * deep * t.stages * 2 + deep * t.channels * 2 < 200_000]
-    yield Case(f"{layer.name} forward", ours, forward, exact_forward, e * rows * (inputs + outputs),
-               tiles if inputs <= LARGEST_POINTWISE else [], ("FORWARD", inputs, outputs))  # fmt: skip
-    back_tiles = [
-        Rows(m, k, w, p, s) for m in (32, 64, 128) for k in (32, 64, 128) for w in (4, 8) for s in (1, 2) for p in (1, 2, 4)
-        if k <= deep and power(outputs) * (k + m) <= w * 32 * 112 and (w == 4 or power(outputs) * k >= 4096) and p * w <= 16
-        and (m < 128 or power(outputs) <= 64) and (m > 32 or power(outputs) >= 256) and (k == deep or k >= 64)
-    ]  # fmt: skip
-    yield Case(f"{layer.name} backward", ours_backward, backward, exact_backward, 2 * e * rows * (inputs + outputs),
-               back_tiles if outputs <= LARGEST_POINTWISE else [], ("BACK", inputs, outputs))  # fmt: skip
+    tiles = [LIBRARY]
+    if inputs <= 256:
+        tiles += [Rows(m, wide, w, p, s) for m, w, s in ((128, 4, 2), (64, 4, 2), (64, 4, 3)) for p in (2, 4)]
+        tiles = [t for t in tiles if t.rows * deep * t.stages * 2 + deep * t.channels * 2 < 200_000]
+    yield Case(
+        f"{layer.name} forward", ours, forward, exact_forward, e * rows * (inputs + outputs), tiles, ("FORWARD", inputs, outputs)
+    )
+    tiles = [LIBRARY]
+    if outputs <= 128:
+        tiles += [Rows(64, min(64, deep), w, p, 1) for w in ((4, 8) if outputs <= 64 else (8,)) for p in (1, 2, 4) if p * w <= 16]
+    moved = 2 * e * rows * (inputs + outputs)
+    yield Case(f"{layer.name} backward", ours_backward, backward, exact_backward, moved, tiles, ("BACK", inputs, outputs))
 
 
 def _depthwise(layer: Layer, batch: int, device: str) -> Iterator[Case]:
@@ -202,14 +197,11 @@ def _depthwise(layer: Layer, batch: int, device: str) -> Iterator[Case]:
         found = operations.depthwise_backward(d, z, norm, back, taps, x, stride=stride, tile=tile, **options)
         return [found.input, found.weight]
 
-    shapes = (
-        [(8, 4, 1), (4, 4, 2), (8, 2, 2), (4, 2, 4), (16, 4, 1)] if stride == 1 else [(8, 2, 1), (8, 2, 2), (4, 2, 2), (4, 4, 1)]
-    )
-    tiles = [Lanes(m, 64, h, w, warps, p) for m, h, w in shapes for warps in (4,) for p in (2, 4, 8)]
-    shapes = (
-        [(4, 4, 1), (4, 2, 2), (4, 4, 2), (8, 2, 2), (8, 2, 1)] if stride == 1 else [(4, 4, 2), (8, 2, 2), (4, 2, 2), (4, 2, 4)]
-    )
-    back_tiles = [Lanes(m, 64, h, w, warps, p) for m, h, w in shapes for warps in (4,) for p in (2, 4, 8)]
+    apart = (False,) if layer.kind == "raw" else (False, True)
+    shapes = [(8, 4, 1), (8, 2, 2), (16, 4, 1)] if stride == 1 else [(4, 2, 2), (4, 4, 1), (8, 2, 2)]
+    tiles = [Lanes(m, 64, h, w, 4, p, a) for m, h, w in shapes for p in (4, 8) for a in apart]
+    shapes = [(4, 2, 2), (8, 2, 2), (4, 4, 2)] if stride == 1 else [(8, 2, 2), (4, 2, 2)]
+    back_tiles = [Lanes(m, 64, h, w, 4, p, a) for m, h, w in shapes for p in (2, 4) for a in (False, True)]
     e, pixels = x.element_size(), batch * channels * layer.side**2
     yield Case(
         f"{layer.name} forward",

@@ -1,9 +1,7 @@
 """Each kernel of a training step by itself: its time, that of torch's operations, and what its bytes would take at a copy's rate.
 
-    PYTHONPATH=src python benchmarks/training_kernels.py --json out.json [--tune] [--rows stage1,stem]
-
-torch's time of a layer has more in it than ours: norm and activation before, the convolution, the norm behind, which ours does with
-`plain` kernels of its own or inside the neighbours.
+Called by training_gpu.py --kernels. torch's time of a layer has more in it than ours: norm and activation before, the convolution,
+the norm behind, which ours does with kernels of their own (`plain`) or inside the neighbours.
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ import argparse
 import concurrent.futures
 import multiprocessing
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,17 +19,8 @@ from gpu_measuring import copy_bandwidth, elapsed, guarded, milliseconds, relati
 from mobilevitv2.kernels import training_operations as operations
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=float, default=1.0)
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--rows", help="comma-separated starts of row names to run")
-    parser.add_argument("--tune", action="store_true")
-    parser.add_argument("--budget", type=float, default=80.0, help="seconds after which no new row starts")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--device", default="cuda")
-    arguments = parser.parse_args()
+def run(arguments: argparse.Namespace) -> None:
+    """A table of all kernels, or of the rows asked for."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     listed = [layer for layer in training_cases.layers(arguments.width, arguments.size) if wanted(layer.name, arguments.rows)]
     results: dict[str, Any] = {"arguments": {k: str(v) for k, v in vars(arguments).items()}, "rows": []}
@@ -42,6 +30,8 @@ def main() -> None:
         print(results["device"], results["copy_gb_s"], flush=True)
         print("compiled ahead:", guarded(lambda: compile_ahead(listed, arguments)), f"{elapsed():.0f} s", flush=True)
     bandwidth = results.get("copy_gb_s", 3000.0)
+    results["plain"] = guarded(lambda: plain(arguments.batch_size, arguments.device, bandwidth))
+    print(results["plain"], flush=True)
     print(f"{'layer':32} {'limit':>7} {'ours ms':>8} {'of it':>5} {'torch':>8}  errors, best tiles")
     for layer in listed:
         for case in training_cases.cases(layer, arguments.batch_size, arguments.device):
@@ -52,8 +42,6 @@ def main() -> None:
             results["rows"].append(row)
             tell(row)
             save(results, arguments.json)
-    results["plain"] = guarded(lambda: plain(arguments.batch_size, arguments.device, bandwidth))
-    print(results["plain"])
     save(results, arguments.json)
 
 
@@ -140,7 +128,3 @@ def compile_one(job: tuple[training_cases.Layer, int, Any]) -> str:
     case = list(training_cases.cases(layer._replace(side=max(8, layer.side // 8)), 16, "cuda"))[number]
     found = guarded(lambda: case.ours(tile=tile))
     return found if isinstance(found, str) else ""
-
-
-if __name__ == "__main__":
-    main()

@@ -2,9 +2,9 @@
 
     use_training_kernels(model)
 
-A module takes its kernels where it trains, on a GPU, in 16 bits (autocast or its own dtype), and blocks.py's forward everywhere else:
-in evaluation, in float32, on a CPU, under torch.compile, with dropout inside the transformer, hooks inside the module, or batch norms
-of another kind or frozen. `MOBILEVITV2_KERNELS=0` in the environment leaves the kernels out.
+A module takes its kernels where it trains, on a GPU, in 16 bits (autocast or its own dtype), and blocks.py's forward everywhere
+else: in evaluation, in float32, on a CPU, under torch.compile, with dropout inside the transformer, hooks inside the module, or
+batch norms of another kind or frozen. `MOBILEVITV2_KERNELS=0` in the environment leaves the kernels out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mobilevitv2.blocks import ConvNormAct, InvertedResidual, MobileViTV2Block, TransformerLayer, resize_to_patches
+from mobilevitv2.blocks import (
+    ConvNormAct,
+    FeedForward,
+    InvertedResidual,
+    MobileViTV2Block,
+    SeparableSelfAttention,
+    TransformerLayer,
+    resize_to_patches,
+)
 from mobilevitv2.inference.activations import kind_of
 from mobilevitv2.kernels import kernels_enabled
 
@@ -67,7 +75,7 @@ def _residual(module: InvertedResidual, x: Tensor) -> Tensor:
         add=module.use_residual,
     )
     parameters = [p for u in units for p in (u.convolution.weight, *_affine(u))]
-    return _map(InvertedResidualFunction.apply(_rows(x, dtype), part, *parameters))  # type: ignore[no-untyped-call]
+    return _map(InvertedResidualFunction.apply(_rows(x, dtype), part, *parameters))
 
 
 def _block(module: MobileViTV2Block, x: Tensor) -> Tensor:
@@ -77,26 +85,21 @@ def _block(module: MobileViTV2Block, x: Tensor) -> Tensor:
     from mobilevitv2.kernels import training_functions as functions
 
     rows = _rows(resize_to_patches(module.downsampling_layer(x), module.patch_size), dtype)
-    filtering, layers = module.conv_kxk, list(module.transformer.layer)
+    filtering = module.conv_kxk
+    layers = [layer for layer in module.transformer.layer if isinstance(layer, TransformerLayer)]
     part = functions.Local(
         norm=filtering.normalization,  # type: ignore[arg-type]
         kind=kind_of(filtering.activation),  # type: ignore[arg-type]
         dilation=filtering.convolution.dilation[0],
     )
     weights = filtering.convolution.weight, *_affine(filtering), module.conv_1x1.convolution.weight
-    tokens = functions.LocalFunction.apply(rows, part, *weights)  # type: ignore[no-untyped-call]
-    norms = [norm for layer in layers for norm in (layer.layernorm_before, layer.layernorm_after)] + [module.layernorm]
-    shape = functions.Tokens(module.patch_size, tuple(norm.eps for norm in norms))  # type: ignore[union-attr]
-    parameters = [p for layer in layers for p in _layer_parameters(layer)]  # type: ignore[arg-type]
-    tokens = functions.TokensFunction.apply(  # type: ignore[no-untyped-call]
-        tokens, shape, *parameters, module.layernorm.weight, module.layernorm.bias
-    )
+    tokens = functions.LocalFunction.apply(rows, part, *weights)
+    eps = [norm.eps for layer in layers for norm in (layer.layernorm_before, layer.layernorm_after)]
+    shape = functions.Tokens(module.patch_size, (*eps, module.layernorm.eps))
+    parameters = [p for layer in layers for p in _layer_parameters(layer)]
+    tokens = functions.TokensFunction.apply(tokens, shape, *parameters, module.layernorm.weight, module.layernorm.bias)
     last = module.conv_projection
-    return _map(
-        functions.ProjectionFunction.apply(  # type: ignore[no-untyped-call]
-            tokens, last.normalization, last.convolution.weight, *_affine(last)
-        )
-    )
+    return _map(functions.ProjectionFunction.apply(tokens, last.normalization, last.convolution.weight, *_affine(last)))
 
 
 def _stem(module: ConvNormAct, x: Tensor) -> Tensor:
@@ -113,7 +116,7 @@ def _stem(module: ConvNormAct, x: Tensor) -> Tensor:
         stride=convolution.stride[0],
         dtype=dtype,
     )
-    return _map(StemFunction.apply(x, part, convolution.weight, *_affine(module)))  # type: ignore[no-untyped-call]
+    return _map(StemFunction.apply(x, part, convolution.weight, *_affine(module)))
 
 
 def _dtype(module: nn.Module, x: Tensor) -> torch.dtype | None:
@@ -139,14 +142,22 @@ def _interpreted() -> bool:
 
 
 def _covers_residual(module: InvertedResidual, x: Tensor) -> bool:
-    kinds = {kind_of(unit.activation) for unit in (module.expand_1x1, module.conv_3x3)}
-    norms = module.expand_1x1.normalization, module.conv_3x3.normalization, module.reduce_1x1.normalization
-    return "other" not in kinds and all(map(_trains, norms)) and _enough(x, module.conv_3x3.convolution.stride[0])
+    units = module.expand_1x1, module.conv_3x3, module.reduce_1x1
+    if not all(type(unit) is ConvNormAct for unit in units):
+        return False
+    kinds = {kind_of(unit.activation) for unit in units[:2]}
+    return (
+        "other" not in kinds
+        and all(_trains(unit.normalization) for unit in units)
+        and _enough(x, module.conv_3x3.convolution.stride[0])
+    )
 
 
 def _covers_block(module: MobileViTV2Block, x: Tensor) -> bool:
-    layers = list(module.transformer.layer)
+    layers, units = list(module.transformer.layer), (module.conv_kxk, module.conv_1x1, module.conv_projection)
     if not all(type(layer) is TransformerLayer and _covers_layer(layer) for layer in layers):
+        return False
+    if type(module.layernorm) is not nn.GroupNorm or not all(type(unit) is ConvNormAct for unit in units):
         return False
     norms = module.conv_kxk.normalization, module.conv_projection.normalization
     side, kind = module.conv_kxk.convolution.kernel_size[0], kind_of(module.conv_kxk.activation)
@@ -157,7 +168,12 @@ def _covers_block(module: MobileViTV2Block, x: Tensor) -> bool:
 
 
 def _covers_layer(layer: TransformerLayer) -> bool:
-    dropouts = layer.dropout1, layer.dropout2, layer.attention.attn_dropout, layer.ffn.dropout
+    attention, ffn = layer.attention, layer.ffn
+    units = attention.qkv_proj, attention.out_proj, ffn.conv1, ffn.conv2
+    parts = {type(layer.layernorm_before), type(layer.layernorm_after)} == {nn.GroupNorm} and type(ffn) is FeedForward
+    if not parts or type(attention) is not SeparableSelfAttention or not all(type(unit) is ConvNormAct for unit in units):
+        return False
+    dropouts = layer.dropout1, layer.dropout2, attention.attn_dropout, ffn.dropout
     return all(dropout.p == 0 for dropout in dropouts) and kind_of(layer.ffn.conv1.activation) == "silu"
 
 

@@ -21,11 +21,24 @@ from __future__ import annotations
 import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
 import triton.language as tl  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
+INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
+
+
+@triton.jit
+def sigmoid(x):
+    """By the hyperbolic tangent of the hardware: half the instructions; off by at most 2.5e-4, less than bfloat16 rounds."""
+    if INTERPRETED:
+        share = tl.sigmoid(x)
+    else:
+        bent = tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [0.5 * x], dtype=tl.float32, is_pure=True, pack=1)
+        share = 0.5 * bent + 0.5
+    return share
+
 
 @triton.jit
 def _activate(x, KIND: tl.constexpr):
     if KIND == "silu":
-        x = x * tl.sigmoid(x)
+        x = x * sigmoid(x)
     elif KIND == "relu":
         x = tl.maximum(x, 0.0)
     return x
@@ -36,7 +49,7 @@ def _slope(x, KIND: tl.constexpr):
     """The activation's derivative."""
     slope = tl.full(x.shape, 1.0, tl.float32)
     if KIND == "silu":
-        share = tl.sigmoid(x)
+        share = sigmoid(x)
         slope = share * (1.0 + x * (1.0 - share))
     elif KIND == "relu":
         slope = tl.where(x > 0, 1.0, 0.0)
@@ -48,7 +61,7 @@ def _activate_with_slope(x, KIND: tl.constexpr):
     value = x
     slope = tl.full(x.shape, 1.0, tl.float32)
     if KIND == "silu":
-        share = tl.sigmoid(x)
+        share = sigmoid(x)
         value = x * share
         slope = share + value * (1.0 - share)
     elif KIND == "relu":
@@ -195,7 +208,7 @@ def statistics_kernel(z, partials, counts, rows, channels, tiles, programs, bloc
         value = tl.load(z + row.to(tl.int64)[:, None] * channels + c[None, :], mask=mask, other=0.0).to(tl.float32)
         count += (row < rows).to(tl.float32)[:, None]
         delta = tl.where(mask, value - mean, 0.0)
-        mean += delta / tl.maximum(count, 1.0)
+        mean += delta * (1.0 / tl.maximum(count, 1.0))
         squares += delta * tl.where(mask, value - mean, 0.0)
     _leave_lanes(partials, counts, program, channels, c, count, mean, squares)
 

@@ -69,6 +69,7 @@ class InvertedResidualFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """A gradient for each argument of `forward` that is a tensor."""
         x, first, second, third, norm1, norm2, norm3, w1, w2, w3, scale = ctx.saved_tensors
         part: Residual = ctx.part
         dtype, gradient = scale.dtype, gradient.contiguous()
@@ -124,6 +125,7 @@ class LocalFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, part: Local, taps: Tensor, scale: Tensor, shift: Tensor, weight: Tensor) -> Tensor:
+        """The tensors are the parameters in the order of the operations."""
         filtered, found = operations.depthwise(x, _taps(taps, x.dtype), dilation=part.dilation)
         norm = operations.gather(found, part.norm)
         ctx.part = part
@@ -133,6 +135,7 @@ class LocalFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """A gradient for each argument of `forward` that is a tensor."""
         x, filtered, norm, taps, weight, scale = ctx.saved_tensors
         part: Local = ctx.part
         projected = operations.pointwise_backward(
@@ -151,6 +154,7 @@ class ProjectionFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, norm: nn.BatchNorm2d, weight: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """The tensors are the parameters in the order of the operations."""
         z, found = operations.pointwise(x, _matrix(weight, x.dtype))
         table = operations.gather(found, norm)
         ctx.save_for_backward(x, z, table, weight, scale)
@@ -159,6 +163,7 @@ class ProjectionFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """A gradient for each argument of `forward` that is a tensor."""
         x, z, norm, weight, scale = ctx.saved_tensors
         gradient = gradient.contiguous()
         _, sums = operations.activation_backward(gradient, z, norm, kind="none")
@@ -182,6 +187,7 @@ class StemFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, part: Stem, weight: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """The tensors are the parameters in the order of the operations."""
         z, found = operations.stem(x, _matrix(weight, part.dtype), side=part.side, stride=part.stride)
         norm = operations.gather(found, part.norm)
         ctx.part = part
@@ -191,6 +197,7 @@ class StemFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """A gradient for each argument of `forward` that is a tensor."""
         x, z, norm, weight, scale = ctx.saved_tensors
         part: Stem = ctx.part
         d, sums = operations.activation_backward(gradient.contiguous(), z, norm, kind=part.kind)
@@ -273,6 +280,7 @@ class TokensFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """A gradient for each argument of `forward` that is a tensor."""
         size = len(_Kept._fields)
         kept, rest = ctx.saved_tensors[: size * ctx.count], ctx.saved_tensors[size * ctx.count :]
         total, moments, parameters = rest[0], rest[1], rest[2:]
@@ -319,11 +327,8 @@ def _layer_backward(
     gated = layers.gate_backward((of_middle @ w.out).view_as(kept.normed), kept.both, kept.factors, patch_size=part.patch_size)
     of_out = of_middle.t() @ gated.gated.view(-1, dim)
     found = layers.Context(kept.scores, kept.summed)
-    normed = layers.context_backward(
-        kept.normed, found, gated.context @ w.key, gated.both, patch_size=part.patch_size
-    )
-    flat = normed.view(-1, dim)
-    torch.addmm(flat, gated.both, w.both, out=flat)
+    normed = layers.context_backward(kept.normed, found, gated.context @ w.key, gated.both, patch_size=part.patch_size)
+    normed.view(-1, dim).addmm_(gated.both, w.both)
     of_both = gated.both.t() @ kept.normed.view(-1, dim)
     of_qkv = torch.cat([of_both[dim : dim + 1], gated.context.t() @ kept.summed, of_both[:dim]])
     # A softmax does not change where all its scores do: the query's bias has no gradient.

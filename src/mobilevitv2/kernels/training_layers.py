@@ -50,7 +50,7 @@ def add_and_norm(x: Tensor, addend: Tensor | None, weight: Tensor, bias: Tensor,
         dim,
         eps,
         ADD=addend is not None,
-        BLOCK_M=_rows(rows, block_d, 8192),
+        BLOCK_M=_rows(rows, block_d, 4096),
         BLOCK_D=block_d,
         num_warps=8,
     )
@@ -86,7 +86,7 @@ def norm_backward(gradient: Tensor, x: Tensor, moments: Tensor, weight: Tensor, 
         rows,
         dim,
         RESIDUAL=residual is not None,
-        BLOCK_M=_rows(rows, block_d, 8192),
+        BLOCK_M=_rows(rows, block_d, 4096),
         BLOCK_D=block_d,
         num_warps=8,
     )
@@ -226,6 +226,8 @@ def gate_backward(gradient: Tensor, both: Tensor, factors: Tensor, *, patch_size
 
 
 class SiluBack(NamedTuple):
+    """The gradient in front of SiLU, SiLU's values again, and the gradient's sums over all rows."""
+
     input: Tensor
     activated: Tensor
     columns: Tensor

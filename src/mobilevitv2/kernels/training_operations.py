@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mobilevitv2.kernels import training_convolutions as kernels
 from mobilevitv2.kernels import training_filters as filters
 from mobilevitv2.kernels.training_tiles import (
-    LARGEST_POINTWISE,
+    LIBRARY,
     Lanes,
     Rows,
     back_tile,
@@ -192,16 +192,16 @@ def pointwise(
     statistics_wanted: bool = True,
     tile: Rows | None = None,
 ) -> tuple[Tensor, Statistics]:
-    """1x1 convolution of act(norm(x)), and the statistics of its output (none where not wanted). `weight` is (N, K) in x's dtype.
+    """1x1 convolution of act(norm(x)), and the statistics of its output where wanted. `weight` is (N, K) in x's dtype.
 
-    Reads M K e, writes M N e; 2 M K N operations. Against norm, activation, convolution and statistics one after another: two passes
+    Reads M K e, writes M N e; 2 M K N operations. Against norm, activation, convolution and statistics one by one: two passes
     over the input and one over the output less.
     """
     inputs, outputs, rows = x.shape[-1], weight.shape[0], x.numel() // x.shape[-1]
-    if inputs > LARGEST_POINTWISE:
+    tile = tile or pointwise_tile(inputs, outputs)
+    if tile == LIBRARY:
         out = (x if norm is None else normalise(x, norm, kind=kind)) @ weight.t()
         return out, statistics(out) if statistics_wanted else NOTHING
-    tile = tile or pointwise_tile(inputs, outputs)
     tiles, blocks_n = triton.cdiv(rows, tile.rows), triton.cdiv(outputs, tile.channels)
     out = torch.empty(*x.shape[:-1], outputs, device=x.device, dtype=x.dtype)
     found, programs = _room(x, tiles, blocks_n, tile.programs, outputs)
@@ -250,15 +250,15 @@ def pointwise_backward(
     residual: Tensor | None = None,
     tile: Rows | None = None,
 ) -> Gradients:
-    """Backward of `pointwise`, from the gradient d behind the batch norm of its output z; without z from the output's own gradient.
+    """Backward of `pointwise`, from the gradient d behind the batch norm of its output z; without z, d is the output's gradient.
 
-    Reads M (2 N + K) e, d and z again for every further block of K (mostly from the cache), writes M K e; 4 M K N operations. Against
-    norm's, convolution's (twice), activation's backward and the sums one after another: 4 passes over N and 5 over K less.
+    Reads M (2 N + K) e, d and z again for every further block of K (from the cache, mostly), writes M K e; 4 M K N operations.
+    Against norm's, convolution's (twice), activation's backward and the sums one after another: 4 passes over N and 5 over K less.
     """
     inputs, outputs, rows = x.shape[-1], weight.shape[0], x.numel() // x.shape[-1]
-    if outputs > LARGEST_POINTWISE:
-        return _library_backward(d, weight, x, z, norm, back, x_norm, kind, residual)
     tile = tile or back_tile(inputs, outputs)
+    if tile == LIBRARY:
+        return _library_backward(d, weight, x, z, norm, back, x_norm, kind, residual)
     tiles, blocks_k = triton.cdiv(rows, tile.rows), triton.cdiv(inputs, tile.channels)
     programs = programs_for(x.device, tiles, blocks_k, tile.programs)
     out = torch.empty_like(x)
@@ -337,6 +337,8 @@ def depthwise(
     out_height, out_width = (height - 1) // stride + 1, (width - 1) // stride + 1
     out = torch.empty(batch, out_height, out_width, channels, device=x.device, dtype=x.dtype)
     tile = tile or depthwise_tile(channels, stride)
+    if tile.apart and norm is not None:
+        x, norm, kind = normalise(x, norm, kind=kind), None, "raw"
     strips, spans = triton.cdiv(out_height, tile.height), triton.cdiv(out_width, tile.width)
     lanes, blocks_c = batch * strips * spans, triton.cdiv(channels, tile.channels)
     tiles = triton.cdiv(lanes, tile.rows)
@@ -393,6 +395,7 @@ def depthwise_backward(
     batch, height, width, channels = x.shape
     side = round(taps.shape[0] ** 0.5)
     tile = tile or depthwise_back_tile(channels, stride)
+    apart = norm_backward(d, z, norm, back) if tile.apart else None
     strips, spans = triton.cdiv(height, tile.height), triton.cdiv(width, tile.width)
     lanes, blocks_c = batch * strips * spans, triton.cdiv(channels, tile.channels)
     tiles = triton.cdiv(lanes, tile.rows)
@@ -401,7 +404,7 @@ def depthwise_backward(
     partials = torch.empty(programs, 2, channels, device=x.device, dtype=torch.float32)
     weights = torch.empty(programs, side * side, channels, device=x.device, dtype=torch.float32)
     filters.depthwise_backward_kernel[(programs * blocks_c,)](
-        d,
+        d if apart is None else apart,
         z,
         norm,
         back,
@@ -421,6 +424,7 @@ def depthwise_backward(
         *z.shape[1:3],
         channels,
         blocks_c,
+        NORM=apart is None,
         KIND=kind,
         SIDE=side,
         STRIDE=stride,

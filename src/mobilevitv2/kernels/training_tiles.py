@@ -6,9 +6,6 @@ from typing import NamedTuple
 
 import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
-LARGEST_POINTWISE = 256
-"""Channels that a kernel holds at once; larger layers have small maps, and torch's products on activations made again serve them."""
-
 
 class Rows(NamedTuple):
     """A tile of pixels.
@@ -29,7 +26,11 @@ class Rows(NamedTuple):
 
 
 class Lanes(NamedTuple):
-    """A tile of a depthwise kernel: `rows` lanes of `height` x `width` pixels, and the rest as in `Rows`."""
+    """A tile of a depthwise kernel: `rows` lanes of `height` x `width` pixels, and the rest as in `Rows`.
+
+    `apart`: what is read several times (forward the activated input, backward the gradient in front of the norm) is made by a pass
+    of its own, and not by each reader anew.
+    """
 
     rows: int
     channels: int
@@ -37,7 +38,14 @@ class Lanes(NamedTuple):
     width: int
     warps: int
     programs: int
+    apart: bool = False
 
+
+LIBRARY = Rows(0, 0, 0, 0)
+"""In the place of a tile: torch's product on what other kernels make, faster where the weights fill a multiprocessor."""
+
+LARGEST_RESIDENT = 128
+"""Channels up to which a program keeps weights, and the sum of their gradient, where no table says otherwise."""
 
 FORWARD: dict[tuple[int, int], Rows] = {}
 """By input and output channels."""
@@ -45,11 +53,11 @@ FORWARD: dict[tuple[int, int], Rows] = {}
 BACK: dict[tuple[int, int], Rows] = {}
 """By input and output channels."""
 
-DEPTHWISE: dict[int, Lanes] = {1: Lanes(8, 64, 4, 2, 4, 6), 2: Lanes(8, 64, 2, 2, 4, 6)}
-"""By stride."""
+DEPTHWISE: dict[tuple[int, int], Lanes] = {}
+"""By channels and stride."""
 
-DEPTHWISE_BACK: dict[int, Lanes] = {1: Lanes(4, 64, 4, 2, 4, 4), 2: Lanes(4, 64, 4, 2, 4, 4)}
-"""By stride, of which height and width are multiples."""
+DEPTHWISE_BACK: dict[tuple[int, int], Lanes] = {}
+"""By channels and stride, of which height and width are multiples."""
 
 
 def plain_tile(channels: int) -> Rows:
@@ -60,31 +68,32 @@ def plain_tile(channels: int) -> Rows:
 
 def stem_tile() -> Rows:
     """All outputs in one tile."""
-    return Rows(128, 0, 4, 6)
+    return Rows(128, 0, 4, 8)
 
 
 def pointwise_tile(inputs: int, outputs: int) -> Rows:
     """Weights stay with a program."""
-    large = inputs > 64
-    return FORWARD.get(
-        (inputs, outputs), Rows(64 if large else 128, min(128, power(outputs)), 8 if large else 4, 2 if large else 4, 2)
-    )
+    rule = Rows(64 if inputs > 64 else 128, min(128, power(outputs)), 4, 4, 2)
+    return FORWARD.get((inputs, outputs), rule if inputs <= LARGEST_RESIDENT else LIBRARY)
 
 
 def back_tile(inputs: int, outputs: int) -> Rows:
     """Weights, and the sum of their gradient, stay with a program."""
     large = outputs > 64
-    return BACK.get((inputs, outputs), Rows(64, min(64, power(inputs)), 8 if large else 4, 1 if large else 2, 1))
+    rule = Rows(64, min(64, power(inputs)), 8 if large else 4, 2)
+    return BACK.get((inputs, outputs), rule if max(inputs, outputs) <= LARGEST_RESIDENT else LIBRARY)
 
 
 def depthwise_tile(channels: int, stride: int) -> Lanes:
     """Two to four channels a thread."""
-    return narrow(DEPTHWISE[stride], channels)
+    rule = Lanes(8 if stride == 1 else 4, 64, 2, 2, 4, 8)
+    return DEPTHWISE.get((channels, stride)) or narrow(rule, channels)
 
 
 def depthwise_back_tile(channels: int, stride: int) -> Lanes:
     """Nine sums of the filters' gradient are held by each thread."""
-    return narrow(DEPTHWISE_BACK[stride], channels)
+    rule = Lanes(8 if stride == 1 else 4, 64, 2, 2, 4, 2 * stride)
+    return DEPTHWISE_BACK.get((channels, stride)) or narrow(rule, channels)
 
 
 def narrow(tile: Lanes, channels: int) -> Lanes:

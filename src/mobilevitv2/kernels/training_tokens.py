@@ -12,6 +12,8 @@ from __future__ import annotations
 import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
 import triton.language as tl  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
+from mobilevitv2.kernels.training_convolutions import sigmoid
+
 
 @triton.jit(do_not_specialize=["rows", "eps"])
 def group_norm_kernel(
@@ -215,11 +217,15 @@ def context_backward_kernel(
         of_score = share * (tl.sum(value * behind[None, :], axis=1) - level)
         tl.store(out + token[:, None] * dim + c[None, :], (share[:, None] * behind[None, :]).to(out.dtype.element_ty), mask=mask)
         row = tl.where((pad == 0)[None, :], of_score[:, None], 0.0).to(both_gradient.dtype.element_ty)
-        tl.store(both_gradient + token[:, None] * stride + dim + pad[None, :], row, mask=(patch < patches)[:, None] & (pad >= 0)[None, :])
+        tl.store(
+            both_gradient + token[:, None] * stride + dim + pad[None, :], row, mask=(patch < patches)[:, None] & (pad >= 0)[None, :]
+        )
 
 
 @triton.jit(do_not_specialize=["rows", "width", "height"])
-def gate_kernel(both, context, out, rows, width, height, dim, stride, PATCH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr):
+def gate_kernel(
+    both, context, out, rows, width, height, dim, stride, PATCH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr
+):
     """layers.gate: a tile of tokens in the order of the map."""
     token = (tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
     c = tl.arange(0, BLOCK_D)
@@ -289,7 +295,7 @@ def silu_backward_kernel(
         mask = (row < rows)[:, None] & (c < channels)[None, :]
         place = row[:, None] * channels + c[None, :]
         value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
-        share = tl.sigmoid(value)
+        share = sigmoid(value)
         active = value * share
         tl.store(activated + place, active.to(activated.dtype.element_ty), mask=mask)
         d = tl.load(gradient + place, mask=mask, other=0.0).to(tl.float32) * (share + active * (1.0 - share))
