@@ -295,9 +295,7 @@ def draw(paths: list[Path], picture: Path) -> None:
         longest = 1.0
         for result in results:
             longest = max(longest, *draw_series(axes_, axis, result))
-        axes_.plot(
-            [1, longest], [1, longest], color="#888888", linestyle=(0, (1, 2)), linewidth=1.5, label="straight line", zorder=0
-        )
+        axes_.plot([1, longest], [1, longest], color="#d5d5d5", linewidth=5, label="straight line", zorder=0)
         axes_.set_xscale("log", base=2)
         axes_.set_yscale("log", base=2)
         axes_.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
