@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true", help="try several tiles for each kernel")
     parser.add_argument("--compile-budget", type=float, default=60.0, help="seconds for compiling tiles ahead")
     parser.add_argument("--no-compile", action="store_true", help="leave out the rows of torch.compile, half a minute each")
+    parser.add_argument("--compiled", help="comma-separated starts of the compiled rows to run; all by default")
     parser.add_argument("--profile", action="store_true", help="list the kernels of a call, large batch and batch 1")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--device", default="cuda")
@@ -179,12 +180,14 @@ def compile_ahead(arguments: argparse.Namespace) -> str:
     The tiles that the models use at the batch sizes of this run, and with --tune all that are worth trying.
     """
     jobs: dict[tuple[Any, ...], tuple[kernel_cases.Layer, tiles.Tile | None]] = {}
-    for layer in kernel_layers(arguments):
-        for batch in gpu_models.batches(arguments) if arguments.only != "kernels" else [arguments.batch_size]:
+    listed = kernel_layers(arguments)
+    for batch in gpu_models.batches(arguments) if arguments.only != "kernels" else [arguments.batch_size]:
+        for layer in listed:  # batches outside, so that what is compiled already is met late
             jobs[layer.name, batch] = (layer._replace(arguments={**layer.arguments, "batch": batch}), None)
+    for layer in listed if arguments.tune else []:
         small = layer._replace(arguments={**layer.arguments, "batch": 4})
         case = kernel_cases.build_case(small)
-        for tile in case.tiles if arguments.tune else []:
+        for tile in case.tiles:
             jobs.setdefault((*case.compile_key, *tile[:5], bool(tile.programs)), (small, tile))
     todo = list(jobs.values())
     context = multiprocessing.get_context("spawn")

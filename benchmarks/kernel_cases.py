@@ -188,18 +188,15 @@ def context(*, batch: int, device: str, dim: int, side: int) -> Case:
     tokens = random(device, batch, side, side, dim)
     partials = sums(tokens)
 
-    def ours(x: Tensor, query: Tensor, tile: Tile | None = None) -> Tensor:
-        return operations.context(x, partials, query, patch_size=2, eps=1e-5, tile=tile)
+    def ours(x: Tensor, query: Tensor) -> Tensor:
+        return operations.context(x, partials, query, patch_size=2, eps=1e-5)
 
     def theirs(x: Tensor, query: Tensor) -> Tensor:
         normal = patches_of(F.layer_norm(x, x.shape[1:]))
         scores = torch.softmax((normal @ query).float(), dim=-1)
         return (scores.to(x.dtype)[:, :, None] @ normal)[:, :, 0]
 
-    sizes = [(4096, 4), (8192, 4), (8192, 8), (16384, 8)]
-    tiles = [Tile(n // power(dim), 0, power(dim), w, 1) for n, w in sizes if 16 <= n // power(dim) <= side**2 // 4]
-    moved = ELEMENT * tokens.numel()
-    return Case(ours, theirs, [tokens, random(device, dim, scale=0.2)], moved, ("context", dim), tiles, ("context", dim))
+    return Case(ours, theirs, [tokens, random(device, dim, scale=0.2)], ELEMENT * tokens.numel())
 
 
 def patches_of(x: Tensor) -> Tensor:

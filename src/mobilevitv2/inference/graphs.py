@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-LARGEST_INPUT = 128 * 3 * 256 * 256
-"""Of a recorded call, in numbers; above it the GPU is busy for longer than the host needs to start its kernels."""
+LARGEST_INPUT = 256 * 3 * 256 * 256
+"""Of a recorded call, in numbers; above it the GPU is busy for longer than even a slow host needs to start its kernels."""
 MOST_SHAPES = 4
 """Recorded at a time; the one that was not called for longest goes."""
 

@@ -66,7 +66,7 @@ def optimize_for_inference(
         channels_last: memory layout of the feature maps. By default on CPU and CUDA.
         kernels: this package's Triton kernels; CUDA alone, and instead of `compile`. By default with 16-bit dtypes where Triton is
             installed and the environment does not say MOBILEVITV2_KERNELS=0.
-        cuda_graphs: record calls with up to 128 pictures of 256 px whose shape comes again, at most four shapes at a time, and
+        cuda_graphs: record calls with up to 256 pictures of 256 px whose shape comes again, at most four shapes at a time, and
             replay them (inference/graphs.py). Answers are copies. Weights must not be moved or replaced afterwards. By default on
             CUDA without `compile`, whose mode "reduce-overhead" has its own.
 

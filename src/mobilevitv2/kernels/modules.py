@@ -107,7 +107,7 @@ class _NormedProduct(_Product):
         self.sums = operations.row_sums(self.weight)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call, unused-ignore]
         self.sums = operations.row_sums(self.weight)
         return self
 
@@ -184,8 +184,10 @@ class FusedTransformerLayer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         assert first.bias is not None and second.bias is not None
         weights = first.weight, first.bias, second.weight, second.bias
-        options = {"gate": gate, "patch_size": self.patch_size, "first_sums": first.sums}
-        return operations.token_mlp(x, partials, *weights, eps=eps, activation=activation, **options)
+        place = self.patch_size
+        return operations.token_mlp(
+            x, partials, *weights, eps=eps, activation=activation, gate=gate, patch_size=place, first_sums=first.sums
+        )
 
 
 class FusedBlock(nn.Module):

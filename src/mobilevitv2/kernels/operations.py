@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mobilevitv2.kernels import triton_kernels
-from mobilevitv2.kernels.tiles import LIBRARY, Tile, context_tile, depthwise_tile, mlp_tile, pointwise_tile, power, stem_tile
+from mobilevitv2.kernels.tiles import LIBRARY, Tile, depthwise_tile, mlp_tile, pointwise_tile, power, stem_tile
 
 Activation = Literal["none", "silu", "relu"]
 
@@ -239,7 +239,7 @@ def _library_pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, activatio
     return out if residual is None else out.add_(residual)
 
 
-def context(x: Tensor, partials: Tensor, query: Tensor, *, patch_size: int, eps: float, tile: Tile | None = None) -> Tensor:
+def context(x: Tensor, partials: Tensor, query: Tensor, *, patch_size: int, eps: float) -> Tensor:
     """Sum of normalised tokens, weighted with the softmax of their scores: (B, H, W, D) to (B, P, D). `query` is (D,).
 
     Each of the P pixels of a patch has a softmax of its own, over all patches; H and W are whole numbers of patches.
@@ -251,7 +251,7 @@ def context(x: Tensor, partials: Tensor, query: Tensor, *, patch_size: int, eps:
     pixels = patch_size**2
     patches = height * width // pixels
     out = torch.empty(batch, pixels, dim, device=x.device, dtype=x.dtype)
-    tile = tile or context_tile(dim, patches, batch * pixels)
+    block_d = triton.next_power_of_2(dim)
     triton_kernels.context_kernel[(batch * pixels,)](
         x,
         query,
@@ -264,10 +264,9 @@ def context(x: Tensor, partials: Tensor, query: Tensor, *, patch_size: int, eps:
         DIM=dim,
         PATCH=patch_size,
         BLOCK_T=_block(partials.shape[1]),
-        BLOCK_M=tile.rows,
-        BLOCK_D=triton.next_power_of_2(dim),
-        num_warps=tile.warps,
-        num_stages=tile.stages,
+        BLOCK_M=max(16, min(triton.next_power_of_2(patches), 8192 // block_d)),
+        BLOCK_D=block_d,
+        num_warps=4,
     )
     return out
 

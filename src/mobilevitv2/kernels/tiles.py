@@ -35,39 +35,39 @@ Key = tuple[str | int, ...]
 TILES: dict[Key, Tile] = {
     ("stem", 27, 32): Tile(256, 32, 32, 4, 1, 0),
     ("pointwise", 32, 64, "silu", 0, 0): Tile(64, 32, 64, 4, 3, 4),
-    ("depthwise", 64, 1): Tile(16, 4, 64, 4, 1, 0),
+    ("depthwise", 64, 1): Tile(8, 8, 64, 4, 1, 0),
     ("pointwise", 64, 64, "none", 0, 0): Tile(64, 64, 64, 4, 3, 4),
-    ("pointwise", 64, 128, "silu", 0, 0): Tile(128, 64, 64, 8, 3, 2),
-    ("depthwise", 128, 2): Tile(32, 2, 64, 4, 1, 0),
+    ("pointwise", 64, 128, "silu", 0, 0): Tile(64, 64, 128, 4, 3, 3),
+    ("depthwise", 128, 2): Tile(8, 4, 64, 4, 1, 0),
     ("pointwise", 128, 128, "none", 0, 0): Tile(64, 128, 64, 4, 3, 3),
-    ("pointwise", 128, 256, "silu", 0, 0): Tile(64, 128, 64, 4, 3, 3),
-    ("depthwise", 256, 1): Tile(16, 4, 64, 4, 1, 0),
+    ("pointwise", 128, 256, "silu", 0, 0): Tile(64, 128, 128, 4, 3, 2),
+    ("depthwise", 256, 1): Tile(8, 4, 64, 4, 1, 0),
     ("pointwise", 256, 128, "none", 1, 0): Tile(64, 256, 128, 4, 3, 1),
-    ("depthwise", 256, 2): Tile(32, 2, 64, 4, 1, 0),
+    ("depthwise", 256, 2): Tile(8, 4, 64, 4, 1, 0),
     ("pointwise", 256, 256, "none", 0, 0): LIBRARY,
-    ("pointwise", 256, 512, "silu", 0, 0): Tile(128, 64, 128, 8, 3, 0),
-    ("depthwise", 512, 2): Tile(32, 2, 64, 4, 1, 0),
+    ("pointwise", 256, 512, "silu", 0, 0): Tile(64, 256, 128, 4, 3, 1),
+    ("depthwise", 512, 2): Tile(8, 4, 64, 4, 1, 0),
     ("pointwise", 512, 384, "none", 0, 0): LIBRARY,
     ("pointwise", 384, 768, "silu", 0, 0): Tile(128, 64, 128, 8, 3, 0),
-    ("depthwise", 768, 2): Tile(32, 2, 64, 4, 1, 0),
+    ("depthwise", 768, 2): Tile(8, 4, 64, 4, 1, 0),
     ("pointwise", 768, 512, "none", 0, 0): LIBRARY,
     ("pointwise", 256, 128, "none", 0, 1): Tile(128, 64, 128, 8, 3, 0),
-    ("mlp", 128, 128, 1): Tile(64, 64, 128, 4, 2, 0),
-    ("mlp", 128, 256, 0): Tile(64, 64, 128, 4, 2, 0),
-    ("pointwise", 128, 256, "none", 0, 1): Tile(128, 64, 128, 8, 3, 0),
-    ("depthwise", 384, 1): Tile(16, 4, 64, 4, 1, 0),
+    ("mlp", 128, 128, 1): Tile(64, 32, 128, 4, 3, 0),
+    ("mlp", 128, 256, 0): Tile(64, 32, 128, 4, 3, 0),
+    ("pointwise", 128, 256, "none", 0, 1): Tile(64, 64, 128, 4, 3, 0),
+    ("depthwise", 384, 1): Tile(8, 8, 64, 4, 1, 0),
     ("pointwise", 384, 192, "none", 0, 1): Tile(128, 64, 64, 4, 3, 0),
-    ("mlp", 192, 192, 1): Tile(64, 32, 128, 4, 2, 0),
-    ("mlp", 192, 384, 0): Tile(64, 32, 128, 4, 2, 0),
+    ("mlp", 192, 192, 1): Tile(64, 32, 128, 4, 3, 0),
+    ("mlp", 192, 384, 0): Tile(64, 32, 128, 4, 3, 0),
     ("pointwise", 192, 384, "none", 0, 1): Tile(128, 64, 128, 8, 3, 0),
-    ("depthwise", 512, 1): Tile(16, 4, 64, 4, 1, 0),
+    ("depthwise", 512, 1): Tile(8, 8, 64, 4, 1, 0),
     ("pointwise", 512, 256, "none", 0, 1): Tile(64, 64, 64, 4, 3, 0),
 }
 """Measured on an H200 with the layers of width 1.0 (benchmarks/inference_gpu.py --tune); keys are those of the functions below."""
 
 
-FEW_PROGRAMS = 132
-"""Of an H100; where a layer would have fewer, smaller tiles keep more of the multiprocessors busy."""
+FEW_PROGRAMS = 128
+"""About as many as an H100 has multiprocessors; where a layer would have fewer, smaller tiles keep more of them busy."""
 
 
 def stem_tile(taps: int, outputs: int) -> Tile:
@@ -79,7 +79,7 @@ def stem_tile(taps: int, outputs: int) -> Tile:
 def depthwise_tile(height: int, width: int, channels: int, stride: int) -> Tile:
     """By the sides of the result. Eight channels (16 bytes) and several pixels a thread; narrow maps take more channels instead."""
     outputs = min(64, power(channels))
-    rule = Tile(1024 // outputs, 4 if height >= 4 else 1, outputs, 4, 1)
+    rule = Tile(512 // outputs, 4 if height >= 4 else 1, outputs, 4, 1)
     tile = TILES.get(("depthwise", channels, stride), rule)
     while tile.rows >= 2 * width and tile.rows > 1:
         tile = tile._replace(rows=tile.rows // 2, outputs=min(2 * tile.outputs, power(channels)))
@@ -101,22 +101,12 @@ def pointwise_tile(inputs: int, outputs: int, rows: int, *, activation: str, res
 def mlp_tile(dim: int, hidden: int, batch: int, rows: int, *, gated: bool) -> Tile:
     """Tokens of a tile have all their channels, the hidden channels come in steps; `rows` are a picture's tokens."""
     block = first_part(dim)
-    rule = Tile(64 if block <= 256 else 32, 64 if block <= 128 else 32, block, 4 if block <= 128 else 8, 2 if block <= 256 else 1)
+    rule = Tile(64, 32, block, 4, 3 if block <= 128 else 2) if block <= 256 else Tile(32, 32, block, 8, 1)
     tile = TILES.get(("mlp", dim, hidden, int(gated)), rule)
     for smaller in (32, 16):
         if tile.rows > smaller and batch * cdiv(rows, tile.rows) < FEW_PROGRAMS:
             tile = Tile(smaller, 64 if block <= 256 else 32, block, 4, 3 if block <= 256 else 2)
     return tile
-
-
-def context_tile(dim: int, patches: int, programs: int) -> Tile:
-    """Where there are few programs, each has more threads."""
-    block = power(dim)
-    if programs >= FEW_PROGRAMS and ("context", dim) in TILES:
-        tile = TILES["context", dim]
-        return tile if tile.rows <= power(patches) else tile._replace(rows=power(patches))
-    rows = max(16, min(power(patches), (8192 if programs >= FEW_PROGRAMS else 32768) // block))
-    return Tile(rows, 0, block, max(4, min(16, rows * block // 2048)), 1)
 
 
 def first_part(number: int) -> int:

@@ -289,11 +289,7 @@ def context_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """operations.context: one program for a pixel of the patch of a picture.
-
-    Each of BLOCK_M lines of tokens has a softmax with a running maximum to itself; they are joined behind the loop, so that nothing
-    but the scores is summed across threads inside it.
-    """
+    """operations.context: softmax with a running maximum; one program for a pixel of the patch of a picture."""
     program = tl.program_id(0)
     picture = (program // (PATCH * PATCH)).to(tl.int64)
     pixel = program % (PATCH * PATCH)
@@ -303,25 +299,24 @@ def context_kernel(
     # Of the score only what differs between tokens counts: softmax drops the query's bias and the mean's share.
     rows = tl.load(query + d, mask=d < DIM, other=0.0).to(tl.float32) * scale
     source = x + picture * PATCH * PATCH * patches * DIM
-    largest = tl.full((BLOCK_M,), -1e30, dtype=tl.float32)
-    weights = tl.zeros((BLOCK_M,), dtype=tl.float32)
-    total = tl.zeros((BLOCK_M, BLOCK_D), dtype=tl.float32)
+    largest = tl.full((), float("-inf"), dtype=tl.float32)
+    weights = tl.zeros((), dtype=tl.float32)
+    total = tl.zeros((BLOCK_D,), dtype=tl.float32)
     for first in range(0, patches, BLOCK_M):
         m = first + tl.arange(0, BLOCK_M)
+        mask = (m < patches)[:, None] & (d < DIM)[None, :]
         y = m // (width // PATCH) * PATCH + pixel // PATCH
         place = y * width + m % (width // PATCH) * PATCH + pixel % PATCH
-        mask = (m < patches)[:, None] & (d < DIM)[None, :]
         tokens = tl.load(source + place[:, None] * DIM + d[None, :], mask=mask, other=0.0).to(tl.float32)
-        score = tl.sum(tokens * rows[None, :], axis=1)
-        new_largest = tl.maximum(largest, score)
+        score = tl.where(m < patches, tl.sum(tokens * rows[None, :], axis=1), float("-inf"))
+        new_largest = tl.maximum(largest, tl.max(score, axis=0))
         fade = tl.exp(largest - new_largest)
-        share = tl.where(m < patches, tl.exp(score - new_largest), 0.0)
-        weights = weights * fade + share
-        total = total * fade[:, None] + share[:, None] * tokens
+        share = tl.exp(score - new_largest)
+        weights = weights * fade + tl.sum(share, axis=0)
+        total = total * fade + tl.sum(share[:, None] * tokens, axis=0)
         largest = new_largest
-    share = tl.exp(largest - tl.max(largest, axis=0))
-    context = tl.sum(total * share[:, None], axis=0) / tl.sum(weights * share, axis=0)
-    tl.store(out + program.to(tl.int64) * DIM + d, ((context - mean) * scale).to(out.dtype.element_ty), mask=d < DIM)
+    context = (total / weights - mean) * scale
+    tl.store(out + program.to(tl.int64) * DIM + d, context.to(out.dtype.element_ty), mask=d < DIM)
 
 
 @triton.jit
