@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=3000)
     parser.add_argument("--photographs", type=int, default=48, help="of 4,000 x 3,000; 0 for none")
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--workers", type=int, default=min(16, len(os.sched_getaffinity(0))))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement, at least")
@@ -264,7 +264,7 @@ def main() -> None:
             photographs = open_classification_data(large, validation_fraction=0).splits["train"]
             cache, filled = fill_rate(photographs, arguments)
             keep("photographs decoded once", "rate", filled)
-            arguments.batch = 8
+            arguments.batch = min(arguments.batch, 4)
             cases = {"files": (photographs, None), "files, decoded in memory": (photographs, cache)}
             found = beside_each_other(contenders_of(large, cases, arguments, 2), arguments.rounds, keep=partial(keep, "large, raw"))
             keep("result", "large", report("photographs of 4,000 x 3,000", found))

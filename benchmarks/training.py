@@ -139,9 +139,13 @@ def trained(
 class Steps:
     """The three kinds of steps of one model, each ready to be timed."""
 
-    def __init__(self, name: str, recipe: ClassificationRecipe, split: PictureSplit, steps: int) -> None:
+    def __init__(self, name: str, recipe: ClassificationRecipe, split: PictureSplit, steps: int, *, kernels: bool = False) -> None:
         self.recipe, self.steps = recipe, steps
         self.network = build(name, recipe.width, len(split.classes))
+        if kernels:
+            from mobilevitv2.kernels.training import use_training_kernels
+
+            print(f"kernels in {use_training_kernels(self.network)} modules", flush=True)
         self.task = ClassificationTask(recipe)
         self.task.build(self.network, split.classes)
         self.pictures = self.task.train_batches(split)
@@ -180,6 +184,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--pictures", type=int, default=10**9)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--kernels", action="store_true", help="the training kernels in ours")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -197,7 +202,7 @@ def main() -> None:
         found[f"bare step of {peer}"] = arguments.batch / steps.bare.run(arguments.steps)
         print(f"bare step of {peer}: {found[f'bare step of {peer}']:,.0f} pictures a second", flush=True)
     start = time.perf_counter()
-    steps = Steps("ours", recipe, split, arguments.steps)
+    steps = Steps("ours", recipe, split, arguments.steps, kernels=arguments.kernels)
     print(f"ready after {time.perf_counter() - start:.1f} s, decoding once included", flush=True)
     times: dict[str, list[float]] = {}
     for number in range(arguments.rounds):

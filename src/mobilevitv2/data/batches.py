@@ -234,9 +234,11 @@ def _stacked(tensors: list[torch.Tensor]) -> torch.Tensor:
     inside = get_worker_info() is not None
     pictures = tensors[0].ndim == 3 and tensors[0].stride(0) == 1  # (3, H, W), channels last in memory
     parts = [tensor.permute(1, 2, 0) for tensor in tensors] if pictures else tensors
-    made = torch.empty((len(parts), *parts[0].shape), dtype=parts[0].dtype)
+    shape, size = (len(parts), *parts[0].shape), len(parts) * parts[0].nbytes
+    # Not `share_memory_`, which would copy what is not yet written.
+    made = torch.empty(shape if not inside else 0, dtype=parts[0].dtype)
     if inside:
-        made.share_memory_()  # type: ignore[no-untyped-call]
+        made = made.set_(torch.UntypedStorage._new_shared(size)).view(shape)  # type: ignore[no-untyped-call]
     torch.stack(parts, out=made)
     return made.permute(0, 3, 1, 2) if pictures else made
 
