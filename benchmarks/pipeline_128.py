@@ -5,7 +5,8 @@
 
 Rows: transformers' `pipeline` as its documentation calls it, with a list of files; the same with batches of 16; `predict`, the
 Python call; and what `mobilevitv2 predict FOLDER` runs, its engine with pictures read ahead in threads. A ratio is of medians, over
-the first row. All have the same weights and picture settings; `same` is the share of pictures whose first label is the first row's.
+the first row. All have the same weights and picture settings; `same` is the share of pictures whose first label is the first row's;
+"cpu ms" is the processor time of a picture, which a busy machine changes least.
 `--shell` adds whole processes, from the command to its end: one picture, and the folder.
 """
 
@@ -80,20 +81,22 @@ def streams(model: str, files: list[str], rounds: int) -> list[dict[str, Any]]:
     ways |= {"mobilevitv2.predict": ours_in_python(model, files), "mobilevitv2 predict": ours_in_the_shell(model, files)}
     found = {name: way(files[:16]) for name, way in ways.items()}  # warm
     times: dict[str, list[float]] = {name: [] for name in ways}
+    processor: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
-            start = time.perf_counter()
+            start, used = time.perf_counter(), time.process_time()
             found[name] = way(files)
+            processor[name].append((time.process_time() - used) / len(files))
             times[name].append(time.perf_counter() - start)
             print(f"  {name}: {len(files) / times[name][-1]:.1f} img/s", flush=True)
     first = next(iter(ways))
     rows = []
-    print(f"{'way':40} {'img/s':>7} {'ratio':>6} {'same':>6}")
+    print(f"{'way':40} {'img/s':>7} {'ratio':>6} {'same':>6} {'cpu ms':>7}")
     for name, each in times.items():
         same = sum(a == b for a, b in zip(found[name], found[first], strict=True)) / len(files)
         rate, ratio = len(files) / statistics.median(each), statistics.median(times[first]) / statistics.median(each)
         rows.append({"way": name, "rate": rate, "ratio": ratio, "same": same, "seconds": each})
-        print(f"{name:40} {rate:7.1f} {ratio:6.2f} {same:6.3f}")
+        print(f"{name:40} {rate:7.1f} {ratio:6.2f} {same:6.3f} {1e3 * min(processor[name]):7.1f}")
     return rows
 
 
