@@ -1,119 +1,192 @@
-"""Time and agreement of quantised files beside float32 of the same runtime, by width.
+"""What each way of quantising costs, by width: error of the answers, equal answers, and top-1.
 
-    python benchmarks/quantisation.py --widths 0.5 0.75 1.0 2.0 --threads 1 --data objects
+    python benchmarks/quantisation.py --data objects --widths RUNS --output quantisation.json
+    ONEDNN_MAX_CPU_ISA=AVX2 python benchmarks/quantisation.py --data objects --models 0.75 --label AVX2 --output quantisation.json \
+        --methods "int8" "int8, 8-bit weights"
 
-Width 0.75 has trained weights (the classifier inside the package), and its agreement means something. The others have random
-weights: their times are real, their agreement (of raw answers, as the error's share of their spread) is an indication at most. The
-runs of all files of a width are interleaved; the ratio is that of the medians.
+Models are those of export_table.py: the embedded classifier, and folders in RUNS by name. Ranges come from the training split,
+answers from the first pictures of an order of the test split that was drawn once. The values of a model are looked at once for
+all methods. Rows that the output holds are not measured again. The error is the root mean square of the logits' difference from
+float32 over their spread. Times: export_table.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import tempfile
-import time
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from export_samples import Sample, read_sample
+from export_table import source
 
-from mobilevitv2.classification import MobileViTV2ForImageClassification
-from mobilevitv2.configuration import MobileViTV2Config
 from mobilevitv2.contract import load_model
 from mobilevitv2.export.formats import get_format
+from mobilevitv2.export.graphs import graph_of
 from mobilevitv2.export.metadata import describe
-from mobilevitv2.export.program import Program, build_program
-from mobilevitv2.export.quantise.calibration import Calibrated, Calibration, read_calibration
-from mobilevitv2.image_processing import MobileViTV2ImageProcessor
-from mobilevitv2.runtime.engines import open_engine
+from mobilevitv2.export.program import build_program
+from mobilevitv2.export.quantise.arithmetic import Grid, best_grid, grid_over
+from mobilevitv2.export.quantise.calibration import Calibration, read_calibration
+from mobilevitv2.export.quantise.observing import Observed, observe
+from mobilevitv2.export.quantise.plan import Dialect, Plan, make_plan
+from mobilevitv2.export.quantise.quantising import NORMS, gelu_graph
+from mobilevitv2.export.quantise.rewriting import with_quantised_values, with_quantised_weights
+from mobilevitv2.graph.builder import Builder
 from mobilevitv2.runtime.preprocessing import as_input
 
-TRAINED = {0.75: "mobilevitv2-0.75-objects112"}
-METHODS = (("fp32", 8), ("int8-weights", 8), ("int8", 7), ("int8", 8))
-SIDE = 256
+Array = np.ndarray[Any, Any]
+MODELS = ("0.5", "0.75", "1.0", "2.0", "0.75-aware", "0.75-hardswish")
+CALIBRATION = 96
+PICTURES = {"0.5": 500, "2.0": 200}
+KEPT = 99.99
+"""Per cent of the values that percentile ranges keep."""
 
 
-def programs(width: float) -> dict[tuple[str, str], Program]:
-    """One for each format and precision."""
-    if width in TRAINED:
-        model, processor = load_model(TRAINED[width])
-    else:
-        torch.manual_seed(0)
-        model = MobileViTV2ForImageClassification(MobileViTV2Config(width_multiplier=width, num_labels=1000)).eval()
-        processor = MobileViTV2ImageProcessor()
-    found = {}
-    for name in ("onnx", "openvino"):
-        fmt = get_format(name)
-        for precision in ("fp32", "int8-weights", "int8"):
-            options: dict[str, Any] = {"size": (SIDE, SIDE), "dynamic": ("batch",), "preprocessing": False, "postprocessing": False}
-            metadata = describe(
-                model, processor, fmt, precision=precision, suppression=None, source="benchmark", licence=None, **options
-            )
-            found[name, precision] = build_program(model, metadata, layout=fmt.layout)
-    return found
+def squared(found: Observed) -> Grid:
+    return best_grid(min(found.lows), max(found.highs), found.sample)
 
 
-def write(program: Program, name: str, bits: int, pictures: Calibrated, folder: Path) -> Path:
-    fmt = get_format(name)
-    path = folder / f"{name}-{program.precision}-{bits}{fmt.suffix}"
-    if program.precision == "fp32":
-        fmt.write(program, path)
-    else:
-        assert fmt.quantise is not None
-        given = Calibrated(pictures.ranges, pictures.held, (), (), pictures.found, weight_bits=bits)
-        fmt.quantise(program, path, given if program.precision == "int8" else None)
-    return path
+def whole(found: Observed) -> Grid:
+    return grid_over(min(found.lows), max(found.highs))
 
 
-def rows(width: float, data: str, threads: int, runs: int) -> None:
-    found = programs(width)
-    contract = found["onnx", "fp32"].metadata.picture
-    pictures = read_calibration(Calibration(data=data, pictures=96), contract, task="classify")
-    images = [as_input(picture[None], contract, "NCHW") for picture in pictures.held]
-    with tempfile.TemporaryDirectory() as folder:
-        files = {
-            (name, precision, bits): write(found[name, precision], name, bits, pictures, Path(folder))
-            for name in ("onnx", "openvino")
-            for precision, bits in METHODS
-        }
-        engines = {key: open_engine(path, threads=threads) for key, path in files.items()}
-        sizes = {key: sum(each.stat().st_size for each in path.parent.glob(f"{path.stem}.*")) for key, path in files.items()}
-        taken: dict[Any, list[float]] = {key: [] for key in engines}
-        for turn in range(runs + 2):
-            for key, engine in engines.items():
-                start = time.perf_counter()
-                engine.run(images[0])
-                if turn > 1:
-                    taken[key].append(1e3 * (time.perf_counter() - start))
-        answers = {key: np.concatenate([engine.run(image)["logits"] for image in images]) for key, engine in engines.items()}
-    for key, times in taken.items():
-        name, precision, bits = key
-        truth, base = answers[name, "fp32", 8], statistics.median(taken[name, "fp32", 8])
-        error = float(np.sqrt(np.square(answers[key] - truth).mean()) / truth.std())
-        same = 100 * float((answers[key].argmax(1) == truth.argmax(1)).mean())
-        median = statistics.median(times)
-        method = f"{precision}, {bits}-bit weights" if precision == "int8" else precision
-        weights = "trained" if width in TRAINED else "random"
-        print(
-            f"| {width} ({weights}) | {name} | {method} | {sizes[key] / 1e6:.1f} | {median:.1f} | {median / base:.2f} "
-            f"| {min(times) / min(taken[name, 'fp32', 8]):.2f} | {error:.3f} | {same:.1f} |",
-            flush=True,
-        )
+def percentile(found: Observed) -> Grid:
+    return grid_over(*(float(each) for each in np.percentile(found.sample, [100 - KEPT, KEPT])))
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way: for whom, how ranges are chosen, and what else differs from what the export does."""
+
+    dialect: Dialect = "openvino"
+    grid: Callable[[Observed], Grid] = squared
+    bits: int = 7
+    gelu: bool | None = None
+    nothing_float: bool = False
+
+
+METHODS: dict[str, Method | None] = {
+    "float32": None,
+    "weights alone": None,
+    "int8": Method(),
+    "int8, whole ranges": Method(grid=whole),
+    f"int8, {KEPT} % of the values": Method(grid=percentile),
+    "int8, nothing kept float": Method(nothing_float=True),
+    "int8, exact SiLU": Method(gelu=False),
+    "int8, 8-bit weights": Method(bits=8),
+    "int8 for ONNX Runtime": Method(dialect="onnxruntime"),
+}
+
+
+class Subject:
+    """A model with its graphs, and what was seen of their values."""
+
+    def __init__(self, name: str, place: str, data: str) -> None:
+        model, processor = load_model(place)
+        fmt, size = get_format("onnx"), (256, 256)
+        options: dict[str, Any] = {"size": size, "dynamic": ("batch",), "preprocessing": False, "postprocessing": False}
+        metadata = describe(model, processor, fmt, precision="fp32", suppression=None, source=name, licence=None, **options)
+        self.name, self.data, self.contract = name, data, metadata.picture
+        self.program = build_program(model, metadata, layout=fmt.layout)
+        self.pixels: Array | None = None
+        self.seen: dict[tuple[Dialect, bool], tuple[Builder, dict[str, Observed]]] = {}
+
+    def looked_at(self, dialect: Dialect, gelu: bool) -> tuple[Builder, dict[str, Observed]]:
+        """The float graph and its values on the calibration pictures."""
+        if (dialect, gelu) not in self.seen:
+            if self.pixels is None:
+                given = Calibration(data=self.data, pictures=CALIBRATION)
+                self.pixels = read_calibration(given, self.contract, task="classify").ranges
+            inputs = [as_input(picture[None], self.contract, "NCHW") for picture in self.pixels]
+            builder = graph_of(self.program, norms=NORMS[dialect]).builder
+            if gelu:
+                builder = gelu_graph(builder, inputs[:16], threads=1)
+            points = list(dict.fromkeys([*make_plan(builder, dialect).points(builder), *nothing_float(builder).points(builder)]))
+            self.seen[dialect, gelu] = builder, observe(builder, points, inputs, threads=1)
+        return self.seen[dialect, gelu]
+
+    def graph(self, name: str) -> tuple[Builder, Dialect]:
+        """The graph of a method, and for whom."""
+        method = METHODS[name]
+        if method is None:
+            builder = graph_of(self.program, norms=NORMS["openvino"]).builder
+            return (builder if name == "float32" else with_quantised_weights(builder, lambda _: True)), "openvino"
+        gelu = method.dialect == "openvino" if method.gelu is None else method.gelu
+        builder, seen = self.looked_at(method.dialect, gelu)
+        plan = nothing_float(builder) if method.nothing_float else make_plan(builder, method.dialect)
+        grids = {value: method.grid(seen[value]) for value in plan.points(builder)}
+        means = {value: found.channel_means for value, found in seen.items()}
+        return with_quantised_values(builder, plan, grids, means, weight_bits=method.bits), method.dialect
+
+
+def nothing_float(builder: Builder) -> Plan:
+    """OpenVINO's plan, and what the package keeps out of it: key, softmax, sums, residual stream and its norms, classifier."""
+    plan = make_plan(builder, "openvino", float_parts=())
+    also = {node.name for node in builder.nodes if node.operator in ("Softmax", "ReduceSum")}
+    also |= {
+        node.name for node in builder.nodes if node.operator == "Add" and ".transformer." in node.name and _maps(builder, node)
+    }
+    gemms = {node.name for node in builder.nodes if node.operator == "Gemm"}
+    return replace(plan, readers=plan.readers | gemms, writers=plan.writers | also)
+
+
+def _maps(builder: Builder, node: Any) -> bool:
+    return not any(value in builder.tensors for value in node.inputs) and "layernorm" not in node.name
+
+
+def logits(builder: Builder, dialect: Dialect, sample: Sample, count: int) -> Array:
+    from mobilevitv2.runtime import with_onnxruntime, with_openvino
+
+    opened = with_openvino.open_bytes if dialect == "openvino" else with_onnxruntime.open_bytes
+    engine = opened(builder.to_bytes(producer="", version="", metadata={}), where="graph", threads=1)
+    inputs = (as_input(picture[None], sample.contract, "NCHW") for picture in sample.pixels[:count])
+    return np.concatenate([next(iter(engine.run(image).values())) for image in inputs])
+
+
+def markdown(rows: dict[str, dict[str, Any]]) -> str:
+    lines = ["| model | method | error | equal answers, % | top-1, % | pictures |", "| --- | --- | --- | --- | --- | --- |"]
+    for key, row in rows.items():
+        model, method = key.split("/", 1)
+        told = f"{row['error']:.4f} | {row['same']:.1f}" if row["error"] is not None else " | "
+        lines.append(f"| {model} | {method} | {told} | {row['top1']:.2f} | {row['pictures']} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--widths", type=float, nargs="+", default=[0.5, 0.75, 1.0, 2.0])
-    parser.add_argument("--data", required=True, help="pictures for the ranges and to compare on")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--runs", type=int, default=40)
+    parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--widths", type=Path, help="the folder that holds further models")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--label", default="", help="stands behind the method, such as an instruction set")
+    parser.add_argument("--cache", type=Path, default=Path("pictures"), help="where the cut pictures are kept")
     arguments = parser.parse_args()
-    print("| width | runtime | method | MB | ms | of float32, medians | of float32, fastest runs | error | equal answers, % |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for width in arguments.widths:
-        rows(width, arguments.data, arguments.threads, arguments.runs)
+    rows: dict[str, dict[str, Any]] = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {}
+    for name in arguments.models:
+        place = source(name, arguments.widths)
+        wanted = {method: f"{name}/{method}{f', {arguments.label}' if arguments.label else ''}" for method in arguments.methods}
+        if place is None or all(key in rows for key in wanted.values()):
+            continue
+        subject, count = Subject(name, place, arguments.data), PICTURES.get(name, 400)
+        sample = read_sample(arguments.data, subject.contract, 7024, cache=arguments.cache)
+        truth = logits(*subject.graph("float32"), sample, count)
+        for method, key in wanted.items():
+            if key in rows:
+                continue
+            given = truth if method == "float32" else logits(*subject.graph(method), sample, count)
+            rows[key] = {
+                "error": None if method == "float32" else float(np.sqrt(np.square(given - truth).mean()) / truth.std()),
+                "same": 100 * float((given.argmax(1) == truth.argmax(1)).mean()),
+                "top1": 100 * float((given.argmax(1) == sample.labels[:count]).mean()),
+                "pictures": count,
+            }
+            arguments.output.write_text(json.dumps(rows, indent=1))
+            print(key, rows[key], flush=True)
+    print(markdown(rows))
 
 
 if __name__ == "__main__":
