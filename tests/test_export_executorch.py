@@ -18,6 +18,8 @@ from mobilevitv2.errors import ConfigurationError, WeightsError
 pytest.importorskip("executorch", reason="the executorch extra is not installed")
 
 from mobilevitv2.export.executorch import FORMAT
+from mobilevitv2.export.quantise.calibration import Calibrated
+from mobilevitv2.export.samples import made_picture
 from mobilevitv2.runtime.with_executorch import open_engine
 
 # The exporter and torch's own parts warn about each other.
@@ -74,6 +76,51 @@ def test_damaged_files_are_refused(classifier: tuple[Any, Path, Any], tmp_path: 
     cut.write_bytes(content[: len(content) // 3])
     with pytest.raises(WeightsError, match="damaged"):
         open_engine(cut)
+
+
+def test_eight_bits_stay_in_the_delegate_and_answer_nearly_the_same(classifier: tuple[Any, Path, Any], tmp_path: Path) -> None:
+    program = program_of("classify", size=(64, 96), precision="int8", postprocessing="none")
+    pixels = np.stack([np.asarray(made_picture(seed).resize((96, 64))) for seed in range(4)])
+    assert FORMAT.quantise is not None
+    calibrated = Calibrated(ranges=pixels, held=pixels, skipped=(), samples=(), found=4)
+    written = FORMAT.quantise(program, tmp_path / "model.pte", calibrated)
+    told = written.quantisation
+    assert told is not None
+    assert told["integer_convolutions"] > 0.5 * told["convolutions"]  # the means of norms are linear layers too
+    assert not {"convolution", "linear", "sigmoid", "mul", "add"} & set(written.outside)
+    assert (tmp_path / "model.pte").stat().st_size < 0.6 * classifier[1].stat().st_size
+    engine = open_engine(tmp_path / "model.pte", threads=1)
+    image = np.ascontiguousarray(np.asarray(made_picture(5).resize((96, 64)), np.float32).transpose(2, 0, 1)[None] / 255)
+    with torch.no_grad():
+        wanted = program.model(torch.from_numpy(image)).logits.numpy()
+    assert 0 < np.abs(engine.run(image)["logits"] - wanted).max() < 0.2 * np.abs(wanted).max()
+
+
+def test_what_is_sensitive_stays_float() -> None:
+    from mobilevitv2.export.forms import token_module
+    from mobilevitv2.export.quantise.executorch_plan import WEIGHTED, integer_nodes, module_of
+    from mobilevitv2.export.quantise.executorch_quantising import Gated
+
+    module = token_module(program_of("classify"), free_mean=False)
+    for part in list(module.modules()):
+        for name, child in list(part.named_children()):
+            if isinstance(child, torch.nn.SiLU):
+                setattr(part, name, Gated())
+    with torch.no_grad():
+        graph = torch.export.export(module, (torch.rand(1, 3, 64, 64),), strict=False).module().graph
+    chosen = integer_nodes(graph)
+    names = {str(node.target).split(".")[1] for node in chosen}
+    assert {"conv2d", "linear", "sigmoid", "mul"} <= names
+    assert not {"softmax", "bmm", "mean", "rsqrt", "sub"} & names
+    left = {module_of(node)[0].rpartition(".")[2] for node in graph.nodes if node.target in WEIGHTED and node not in chosen}
+    assert left == {"key", "layernorm", "layernorm_before", "layernorm_after", "classifier"}
+
+
+def test_weights_alone_are_refused(tmp_path: Path) -> None:
+    assert FORMAT.quantise is not None
+    with pytest.raises(ConfigurationError, match="use 'int8' with pictures"):
+        FORMAT.quantise(program_of("classify", precision="int8-weights"), tmp_path / "model.pte", None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_segmenter_with_pictures_of_bytes(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +22,11 @@ from mobilevitv2.errors import ConfigurationError
 from mobilevitv2.export.formats import ExportFormat, Written
 from mobilevitv2.export.forms import token_module
 from mobilevitv2.runtime.metadata import METADATA_KEY
+from mobilevitv2.runtime.preprocessing import as_input
 
 if TYPE_CHECKING:
     from mobilevitv2.export.program import Program
+    from mobilevitv2.export.quantise.calibration import Calibrated
 
 METHOD = "forward"
 
@@ -34,29 +37,65 @@ def write(program: Program, path: Path) -> Written:
     Raises:
         ConfigurationError: a free axis (XNNPACK's reshape takes none), or a precision that is not float32.
     """
-    if program.dynamic:
-        raise ConfigurationError(f"{' and '.join(program.dynamic)} cannot be free in ExecuTorch; export one file for each shape.")
+    _check_axes(program)
     if program.precision != "fp32":
         raise ConfigurationError(f"precision={program.precision!r} is not written for ExecuTorch; use 'fp32'.")
     with quiet():
-        lowered = _lower(program)
-        operators, outside = _operators(lowered.exported_program())
-        path.write_bytes(lowered.to_executorch().buffer)
+        module = token_module(program, free_mean=False)
+        with torch.no_grad():
+            exported = torch.export.export(module, (program.example,), strict=False)
+        return _written(program, path, _lower(program, exported))
+
+
+def quantise(program: Program, path: Path, calibration: Calibrated | None) -> Written:
+    """The program with 8-bit weights and values, as `path`.
+
+    Raises:
+        ConfigurationError: a free axis, or weights alone.
+    """
+    _check_axes(program)
+    if calibration is None:
+        raise ConfigurationError(
+            f"precision={program.precision!r} is not written for ExecuTorch: XNNPACK has no float convolutions with 8-bit "
+            "weights; use 'int8' with pictures."
+        )
+    with quiet():
+        from mobilevitv2.export.quantise.executorch_quantising import PARTITIONER_CONFIGS, quantised_program
+
+        images = (torch.from_numpy(as_input(each[None], program.metadata.picture, "NCHW")) for each in calibration.ranges)
+        made = quantised_program(token_module(program, free_mean=False), program.example, images)
+        written = _written(program, path, _lower(program, made.exported, PARTITIONER_CONFIGS))
+    integer, weighted = made.integer
+    told = {
+        "weights": "int8 by channel",
+        "values": f"int8, ranges from {len(calibration.ranges)} pictures",
+        "integer_convolutions": integer,
+        "convolutions": weighted,
+        "float_parts": ["attention.key", "softmax", "sums over tokens", "norms", "residual stream of transformers", "last layers"],
+    }
+    return replace(written, quantisation=told, versions={**written.versions, "torchao": version("torchao")})
+
+
+def _check_axes(program: Program) -> None:
+    if program.dynamic:
+        raise ConfigurationError(f"{' and '.join(program.dynamic)} cannot be free in ExecuTorch; export one file for each shape.")
+
+
+def _written(program: Program, path: Path, lowered: Any) -> Written:
+    operators, outside = _operators(lowered.exported_program())
+    path.write_bytes(lowered.to_executorch().buffer)
     notes = (f"operators outside the delegate: {', '.join(outside)}",) if outside else ()
     versions = {name: version(name) for name in ("executorch", "torch")}
     return Written(files=(path,), operators=operators, outside=outside, versions=versions, notes=notes)
 
 
-def _lower(program: Program) -> Any:
+def _lower(program: Program, exported: Any, configs: list[Any] | None = None) -> Any:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
-    module = token_module(program, free_mean=False)
-    with torch.no_grad():
-        exported = torch.export.export(module, (program.example,), strict=False)
     return to_edge_transform_and_lower(
         exported,
-        partitioner=[XnnpackPartitioner()],
+        partitioner=[XnnpackPartitioner(configs=configs)],
         constant_methods={METADATA_KEY: program.metadata.to_json()},
     )
 
@@ -111,5 +150,7 @@ FORMAT = ExportFormat(
     suppression=False,
     engine="executorch",
     write=write,
+    quantise=quantise,
+    quantised=("int8",),
     tolerance=TOLERANCE,
 )
