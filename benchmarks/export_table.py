@@ -107,7 +107,7 @@ def _order(key: str) -> tuple[int, int, int]:
 
 def precisions(fmt: str) -> list[str]:
     known = get_format(fmt)
-    offered = [*known.precisions, *(QUANTISED if known.quantise is not None else ())]
+    offered = [*known.precisions, *(known.quantised if known.quantise is not None else ())]
     return sorted(dict.fromkeys(offered), key=lambda name: _order(f"0.75/onnx/{name}"))
 
 
