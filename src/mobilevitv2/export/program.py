@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from mobilevitv2.boxes import to_corners
 from mobilevitv2.errors import ConfigurationError
-from mobilevitv2.inference import fold
+from mobilevitv2.inference.fold import fold
 from mobilevitv2.runtime.metadata import Metadata, PictureContract, Port
 from mobilevitv2.segmentation import upsample
 
