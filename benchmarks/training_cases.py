@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mobilevitv2.blocks import make_divisible
+from mobilevitv2.kernels import training_filtering as filtering
 from mobilevitv2.kernels import training_operations as operations
 from mobilevitv2.kernels.training_tiles import LIBRARY, Lanes, Rows, power
 
@@ -190,11 +191,11 @@ def _depthwise(layer: Layer, batch: int, device: str) -> Iterator[Case]:
         return [found.permute(0, 2, 3, 1), weights.flatten(1).t()]
 
     def ours(tile: Lanes | None = None) -> list[Tensor]:
-        return [operations.depthwise(x, taps, stride=stride, tile=tile, **before)[0]]
+        return [filtering.depthwise(x, taps, stride=stride, tile=tile, **before)[0]]
 
     def ours_backward(tile: Lanes | None = None) -> list[Tensor]:
         options = {} if layer.kind == "raw" else {"x_norm": x_norm, "kind": layer.kind}
-        found = operations.depthwise_backward(d, z, norm, back, taps, x, stride=stride, tile=tile, **options)
+        found = filtering.depthwise_backward(d, z, norm, back, taps, x, stride=stride, tile=tile, **options)
         return [found.input, found.weight]
 
     apart = (False,) if layer.kind == "raw" else (False, True)
@@ -234,7 +235,7 @@ def _stem(layer: Layer, batch: int, device: str) -> Iterator[Case]:
     e = z.element_size()
     yield Case(
         "stem forward",
-        lambda tile=None: [operations.stem(x, weight.flatten(1), side=3, stride=2, tile=tile)[0]],
+        lambda tile=None: [filtering.stem(x, weight.flatten(1), side=3, stride=2, tile=tile)[0]],
         forward,
         lambda: [F.conv2d(x.float(), weight.float(), stride=2, padding=1).permute(0, 2, 3, 1)],
         e * (x.numel() + z.numel()),
@@ -243,7 +244,7 @@ def _stem(layer: Layer, batch: int, device: str) -> Iterator[Case]:
     )
     yield Case(
         "stem backward",
-        lambda tile=None: [operations.stem_backward(d, z, norm, back, x, side=3, stride=2, tile=tile)],
+        lambda tile=None: [filtering.stem_backward(d, z, norm, back, x, side=3, stride=2, tile=tile)],
         backward,
         exact_backward,
         e * (x.numel() + 2 * z.numel()),

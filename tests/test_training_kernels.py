@@ -33,6 +33,7 @@ from mobilevitv2.blocks import (
     TransformerLayer,
 )
 from mobilevitv2.inference import fold
+from mobilevitv2.kernels import training_filtering as filtering
 from mobilevitv2.kernels import training_operations as operations
 from mobilevitv2.kernels.training import drop_training_kernels, use_training_kernels
 from mobilevitv2.kernels.training_tiles import LIBRARY, Lanes, Rows
@@ -181,12 +182,12 @@ def test_filters_with_any_tile(stride: int, dilation: int, height: int, width: i
     leaf, filters = (x * norm[2] + norm[3]).permute(0, 3, 1, 2).requires_grad_(), weight.clone().requires_grad_()
     options = {"stride": stride, "dilation": dilation}
     out = F.conv2d(F.silu(leaf), filters, padding=dilation, groups=16, **options)
-    found, _ = operations.depthwise(x, taps, norm=norm, kind="silu", tile=tile, **options)
+    found, _ = filtering.depthwise(x, taps, norm=norm, kind="silu", tile=tile, **options)
     assert relative_difference(found.permute(0, 3, 1, 2), out.detach()) < 1e-5
     d, z, back = random(*found.shape, seed=4), found, random(2, 16, seed=5)
     dz = d * norm[2] + z * back[0] + back[1]
     exact = torch.autograd.grad(out, [leaf, filters], dz.permute(0, 3, 1, 2))
-    ours = operations.depthwise_backward(d, z, norm, back, taps, x, x_norm=norm, kind="silu", tile=tile, **options)
+    ours = filtering.depthwise_backward(d, z, norm, back, taps, x, x_norm=norm, kind="silu", tile=tile, **options)
     assert relative_difference(ours.input.permute(0, 3, 1, 2), exact[0]) < 1e-5
     assert relative_difference(ours.weight.t(), exact[1].flatten(1)) < 1e-5
 

@@ -64,7 +64,7 @@ def depthwise_forward_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """operations.depthwise: lanes of all pictures are numbered through, `spans` beside each other, `strips` below each other."""
+    """filtering.depthwise: lanes of all pictures are numbered through, `spans` beside each other, `strips` below each other."""
     HIGH: tl.constexpr = (ROWS - 1) * STRIDE + (SIDE - 1) * DILATION + 1  # of the pixels that a lane looks at
     WIDE: tl.constexpr = (COLUMNS - 1) * STRIDE + (SIDE - 1) * DILATION + 1
     program = tl.program_id(0) // blocks_c
@@ -184,7 +184,7 @@ def depthwise_backward_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """operations.depthwise_backward: lanes lie on the input; the gradients that reach a pixel serve both products.
+    """filtering.depthwise_backward: lanes lie on the input; the gradients that reach a pixel serve both products.
 
     ROWS and COLUMNS are multiples of STRIDE, so which taps reach a pixel is known when the kernel is compiled.
     """
@@ -353,7 +353,7 @@ def stem_forward_kernel(
     BLOCK_K: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """operations.stem."""
+    """filtering.stem."""
     program = tl.program_id(0)
     tap = tl.arange(0, BLOCK_K)
     n = tl.arange(0, BLOCK_N)
@@ -408,7 +408,7 @@ def stem_backward_kernel(
     BLOCK_K: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """operations.stem_backward: the weights' gradient alone, pictures want none."""
+    """filtering.stem_backward: the weights' gradient alone, pictures want none."""
     program = tl.program_id(0)
     tap = tl.arange(0, BLOCK_K)
     n = tl.arange(0, BLOCK_N)

@@ -6,6 +6,7 @@ normalised maps of convolutions and gates are made again. Nothing waits for the 
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from mobilevitv2.kernels import training_filtering as filtering
 from mobilevitv2.kernels import training_layers as layers
 from mobilevitv2.kernels import training_operations as operations
 from mobilevitv2.kernels.training_operations import Kind
@@ -53,39 +55,38 @@ class InvertedResidualFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, part: Residual, *parameters: Tensor) -> Tensor:
         """`parameters`: of each convolution its weight, and its norm's weight and bias."""
-        w1, w2, w3 = parameters[::3]
-        first, found = operations.pointwise(x, _matrix(w1, x.dtype))
+        shapes = parameters[::3]
+        w1, w2, w3 = _matrix(shapes[0], x.dtype), _taps(shapes[1], x.dtype), _matrix(shapes[2], x.dtype)
+        first, found = operations.pointwise(x, w1)
         norm1 = operations.gather(found, part.norms[0])
-        second, found = operations.depthwise(
-            first, _taps(w2, x.dtype), norm=norm1, kind=part.kinds[0], stride=part.stride, dilation=part.dilation
-        )
+        second, found = filtering.depthwise(first, w2, norm=norm1, kind=part.kinds[0], stride=part.stride, dilation=part.dilation)
         norm2 = operations.gather(found, part.norms[1])
-        third, found = operations.pointwise(second, _matrix(w3, x.dtype), norm=norm2, kind=part.kinds[1])
+        third, found = operations.pointwise(second, w3, norm=norm2, kind=part.kinds[1])
         norm3 = operations.gather(found, part.norms[2])
         ctx.part = part
-        ctx.save_for_backward(x, first, second, third, norm1, norm2, norm3, w1, w2, w3, parameters[1])
+        ctx.save_for_backward(x, first, second, third, norm1, norm2, norm3, w1, w2, w3, *shapes, parameters[1])
         return operations.normalise(third, norm3, kind="none", residual=x if part.add else None)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """A gradient for each argument of `forward` that is a tensor."""
-        x, first, second, third, norm1, norm2, norm3, w1, w2, w3, scale = ctx.saved_tensors
+        x, first, second, third, norm1, norm2, norm3, w1, w2, w3, *shapes, scale = ctx.saved_tensors
         part: Residual = ctx.part
         dtype, gradient = scale.dtype, gradient.contiguous()
         _, sums = operations.activation_backward(gradient, third, norm3, kind="none")
         back3 = operations.gather_back(sums, norm3, count=_pixels(third), dtype=dtype)
         reduced = operations.pointwise_backward(
-            gradient, _matrix(w3, x.dtype), second, z=third, norm=norm3, back=back3.table, x_norm=norm2, kind=part.kinds[1]
+            gradient, w3, second, z=third, norm=norm3, back=back3.table, x_norm=norm2, kind=part.kinds[1]
         )
         assert reduced.partials is not None
         back2 = operations.gather_back(reduced.partials, norm2, count=_pixels(second), dtype=dtype)
-        filtered = operations.depthwise_backward(
+        filtered = filtering.depthwise_backward(
             reduced.input,
             second,
             norm2,
             back2.table,
-            _taps(w2, x.dtype),
+            w2,
             first,
             x_norm=norm1,
             kind=part.kinds[0],
@@ -96,7 +97,7 @@ class InvertedResidualFunction(torch.autograd.Function):
         back1 = operations.gather_back(filtered.partials, norm1, count=_pixels(first), dtype=dtype)
         expanded = operations.pointwise_backward(
             filtered.input,
-            _matrix(w1, x.dtype),
+            w1,
             x,
             z=first,
             norm=norm1,
@@ -106,9 +107,9 @@ class InvertedResidualFunction(torch.autograd.Function):
         return (
             expanded.input,
             None,
-            *(_like(expanded.weight, w1), back1.weight, back1.bias),
-            *(_taps_like(filtered.weight, w2), back2.weight, back2.bias),
-            *(_like(reduced.weight, w3), back3.weight, back3.bias),
+            *(_like(expanded.weight, shapes[0]), back1.weight, back1.bias),
+            *(_taps_like(filtered.weight, shapes[1]), back2.weight, back2.bias),
+            *(_like(reduced.weight, shapes[2]), back3.weight, back3.bias),
         )
 
 
@@ -126,7 +127,7 @@ class LocalFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, part: Local, taps: Tensor, scale: Tensor, shift: Tensor, weight: Tensor) -> Tensor:
         """The tensors are the parameters in the order of the operations."""
-        filtered, found = operations.depthwise(x, _taps(taps, x.dtype), dilation=part.dilation)
+        filtered, found = filtering.depthwise(x, _taps(taps, x.dtype), dilation=part.dilation)
         norm = operations.gather(found, part.norm)
         ctx.part = part
         ctx.save_for_backward(x, filtered, norm, taps, weight, scale)
@@ -143,7 +144,7 @@ class LocalFunction(torch.autograd.Function):
         )
         assert projected.partials is not None
         back = operations.gather_back(projected.partials, norm, count=_pixels(filtered), dtype=scale.dtype)
-        found = operations.depthwise_backward(
+        found = filtering.depthwise_backward(
             projected.input, filtered, norm, back.table, _taps(taps, x.dtype), x, dilation=part.dilation
         )
         return found.input, None, _taps_like(found.weight, taps), back.weight, back.bias, _like(projected.weight, weight)
@@ -188,7 +189,7 @@ class StemFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, part: Stem, weight: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """The tensors are the parameters in the order of the operations."""
-        z, found = operations.stem(x, _matrix(weight, part.dtype), side=part.side, stride=part.stride)
+        z, found = filtering.stem(x, _matrix(weight, part.dtype), side=part.side, stride=part.stride)
         norm = operations.gather(found, part.norm)
         ctx.part = part
         ctx.save_for_backward(x, z, norm, weight, scale)
@@ -202,7 +203,7 @@ class StemFunction(torch.autograd.Function):
         part: Stem = ctx.part
         d, sums = operations.activation_backward(gradient.contiguous(), z, norm, kind=part.kind)
         back = operations.gather_back(sums, norm, count=_pixels(z), dtype=scale.dtype)
-        found = operations.stem_backward(d, z, norm, back.table, x, side=part.side, stride=part.stride)
+        found = filtering.stem_backward(d, z, norm, back.table, x, side=part.side, stride=part.stride)
         return None, None, _like(found, weight), back.weight, back.bias
 
 
@@ -248,15 +249,28 @@ class _Weights(NamedTuple):
     second_bias: Tensor
 
 
-def _weights(parameters: tuple[Tensor, ...], dtype: torch.dtype) -> _Weights:
-    qkv, qkv_bias, out, out_bias = parameters[2:6]
-    dim = out.shape[0]
-    matrix, shift = _matrix(qkv, dtype), qkv_bias.detach().to(dtype)
-    both = F.pad(torch.cat([matrix[1 + dim :], matrix[:1]]), (0, 0, 0, layers.PAD - 1))
-    both_bias = F.pad(torch.cat([shift[1 + dim :], shift[:1]]), (0, layers.PAD - 1))
-    key, key_bias = matrix[1 : 1 + dim], shift[1 : 1 + dim]
-    plain = [_matrix(p, dtype) if p.ndim > 1 else p.detach().to(dtype) for p in (out, out_bias, *parameters[8:])]
-    return _Weights(both, both_bias, key, key_bias, *plain)
+def _weights(parameters: tuple[Tensor, ...], dtype: torch.dtype) -> list[_Weights]:
+    """Of all layers, with one copy: a launch for each tensor would take longer than the work."""
+    zeros = parameters[0].new_zeros(layers.PAD - 1, parameters[4].shape[0])
+    pieces: list[Tensor] = []
+    for i in range(len(parameters) // EACH):
+        own = [p.detach() for p in parameters[EACH * i : EACH * (i + 1)]]
+        matrix, shift, dim = own[2].flatten(1), own[3], own[4].shape[0]
+        value, key = slice(1 + dim, None), slice(1, 1 + dim)
+        pieces += [matrix[value], matrix[:1], zeros, shift[value], shift[:1], zeros[:, 0], matrix[key], shift[key], own[4], own[5]]
+        pieces += own[8:]
+    flat = torch.cat([piece.reshape(-1) for piece in pieces]).to(dtype)
+    found, place = [], 0
+    for i in range(len(parameters) // EACH):
+        dim, hidden = parameters[EACH * i + 4].shape[0], parameters[EACH * i + 8].shape[0]
+        wide = dim + layers.PAD
+        shapes = ((wide, dim), (wide,), (dim, dim), (dim,), (dim, dim), (dim,), (hidden, dim), (hidden,), (dim, hidden), (dim,))
+        own = []
+        for shape in shapes:
+            own.append(flat[place : place + math.prod(shape)].view(shape))
+            place += own[-1].numel()
+        found.append(_Weights(*own))
+    return found
 
 
 class TokensFunction(torch.autograd.Function):
@@ -267,12 +281,13 @@ class TokensFunction(torch.autograd.Function):
         """`parameters`: EACH of every layer, then the last norm's weight and bias."""
         kept: list[Tensor] = []
         count = len(parameters) // EACH
+        weights = _weights(parameters, x.dtype)
         now = layers.add_and_norm(x, None, *parameters[:2], eps=part.eps[0])
         for i in range(count):
             own = parameters[EACH * i : EACH * (i + 1)]
             following = parameters[EACH * (i + 1) : EACH * (i + 1) + 2]
-            now, saved = _layer(now, own, following, part, part.eps[2 * i + 1 : 2 * i + 3])
-            kept += saved
+            now, saved = _layer(now, weights[i], own[6:8], following, part, part.eps[2 * i + 1 : 2 * i + 3])
+            kept += (*saved, *weights[i])
         ctx.part, ctx.count = part, count
         ctx.save_for_backward(*kept, now.total, now.moments, *parameters)
         return now.out
@@ -281,31 +296,32 @@ class TokensFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """A gradient for each argument of `forward` that is a tensor."""
-        size = len(_Kept._fields)
+        own_size = len(_Kept._fields)
+        size = own_size + len(_Weights._fields)
         kept, rest = ctx.saved_tensors[: size * ctx.count], ctx.saved_tensors[size * ctx.count :]
         total, moments, parameters = rest[0], rest[1], rest[2:]
         now = layers.norm_backward(gradient.contiguous(), total, moments, parameters[-2], None)
         gradients = [_like(now.weight, parameters[-2]), _like(now.bias, parameters[-1])]
         for i in reversed(range(ctx.count)):
             own = parameters[EACH * i : EACH * (i + 1)]
-            now, found = _layer_backward(now, _Kept(*kept[size * i : size * (i + 1)]), own, ctx.part)
+            here = kept[size * i : size * (i + 1)]
+            now, found = _layer_backward(now, _Kept(*here[:own_size]), _Weights(*here[own_size:]), own, ctx.part)
             gradients = found + gradients
         return now.input, None, *gradients
 
 
 def _layer(
-    now: layers.Normed, own: tuple[Tensor, ...], following: tuple[Tensor, ...], part: Tokens, eps: tuple[float, ...]
+    now: layers.Normed, w: _Weights, own: tuple[Tensor, ...], following: tuple[Tensor, ...], part: Tokens, eps: tuple[float, ...]
 ) -> tuple[layers.Normed, _Kept]:
     """From one layer's normalised input to the next one's."""
     before, normed, moments = now
     shape, dim = normed.shape, normed.shape[-1]
-    w = _weights(own, normed.dtype)
     both = torch.addmm(w.both_bias, normed.view(-1, dim), w.both.t())
     found = layers.context(normed, both, patch_size=part.patch_size)
     factors = torch.addmm(w.key_bias, found.summed, w.key.t())
     gated = layers.gate(both, factors, shape, patch_size=part.patch_size)
     attended = torch.addmm(w.out_bias, gated.view(-1, dim), w.out.t()).view(shape)
-    middle = layers.add_and_norm(before, attended, own[6], own[7], eps=eps[0])
+    middle = layers.add_and_norm(before, attended, own[0], own[1], eps=eps[0])
     hidden = torch.addmm(w.first_bias, middle.out.view(-1, dim), w.first.t())
     result = torch.addmm(w.second_bias, F.silu(hidden), w.second.t()).view(shape)
     kept = _Kept(before, normed, moments, both, *found, factors, middle.total, middle.out, middle.moments, hidden)
@@ -313,10 +329,10 @@ def _layer(
 
 
 def _layer_backward(
-    now: layers.NormBack, kept: _Kept, own: tuple[Tensor, ...], part: Tokens
+    now: layers.NormBack, kept: _Kept, w: _Weights, own: tuple[Tensor, ...], part: Tokens
 ) -> tuple[layers.NormBack, list[Tensor]]:
     """From the gradient of a layer's output to that of its input, and of its parameters."""
-    w, dim = _weights(own, kept.before.dtype), kept.before.shape[-1]
+    dim = kept.before.shape[-1]
     behind = now.input.view(-1, dim)
     bent = layers.silu_backward(behind @ w.second, kept.hidden)
     of_second = behind.t() @ bent.activated

@@ -1,4 +1,4 @@
-"""The kernels of a training step's convolutions as functions of tensors, on maps (B, H, W, C), contiguous.
+"""The kernels of a training step's batch norms and 1x1 convolutions as functions of tensors, on maps (B, H, W, C), contiguous.
 
 Bytes in the docstrings are those of one call, with e bytes an element and M = B H W; a GPU's time is at least bytes over bandwidth.
 Weights and statistics are small and not counted. Partial sums of one call are joined by the next.
@@ -14,18 +14,7 @@ import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
 from torch import Tensor, nn
 
 from mobilevitv2.kernels import training_convolutions as kernels
-from mobilevitv2.kernels import training_filters as filters
-from mobilevitv2.kernels.training_tiles import (
-    LIBRARY,
-    Lanes,
-    Rows,
-    back_tile,
-    depthwise_back_tile,
-    depthwise_tile,
-    plain_tile,
-    pointwise_tile,
-    stem_tile,
-)
+from mobilevitv2.kernels.training_tiles import LIBRARY, Rows, back_tile, plain_tile, pointwise_tile, power
 
 Kind = Literal["raw", "none", "silu", "relu"]
 """What stands between a stored map and its reader: nothing, a batch norm, or a batch norm with an activation."""
@@ -100,7 +89,7 @@ def statistics(z: Tensor, *, tile: Rows | None = None) -> Statistics:
     rows, channels = z.numel() // z.shape[-1], z.shape[-1]
     tile = tile or plain_tile(channels)
     tiles, blocks_c = triton.cdiv(rows, tile.rows), triton.cdiv(channels, tile.channels)
-    found, programs = _room(z, tiles, blocks_c, tile.programs, channels)
+    found, programs = room_for(z, tiles, blocks_c, tile.programs, channels)
     kernels.statistics_kernel[(programs * blocks_c,)](
         z,
         *found,
@@ -204,7 +193,7 @@ def pointwise(
         return out, statistics(out) if statistics_wanted else NOTHING
     tiles, blocks_n = triton.cdiv(rows, tile.rows), triton.cdiv(outputs, tile.channels)
     out = torch.empty(*x.shape[:-1], outputs, device=x.device, dtype=x.dtype)
-    found, programs = _room(x, tiles, blocks_n, tile.programs, outputs)
+    found, programs = room_for(x, tiles, blocks_n, tile.programs, outputs)
     kernels.pointwise_forward_kernel[(programs * blocks_n,)](
         x,
         norm,
@@ -219,9 +208,9 @@ def pointwise(
         blocks_n,
         KIND=kind,
         STATISTICS=statistics_wanted,
-        PRECISION=_precision(x),
+        PRECISION=precision_for(x),
         BLOCK_M=tile.rows,
-        BLOCK_K=_power(inputs),
+        BLOCK_K=power(inputs),
         BLOCK_N=tile.channels,
         STAGES=tile.stages,
         num_warps=tile.warps,
@@ -285,10 +274,10 @@ def pointwise_backward(
         NORM=z is not None,
         KIND=kind,
         RESIDUAL=residual is not None,
-        PRECISION=_precision(x),
+        PRECISION=precision_for(x),
         BLOCK_M=tile.rows,
         BLOCK_K=tile.channels,
-        BLOCK_N=_power(outputs),
+        BLOCK_N=power(outputs),
         STAGES=tile.stages,
         num_warps=tile.warps,
     )
@@ -317,205 +306,7 @@ def _library_backward(
     return Gradients(*activation_backward(found, x, x_norm, kind=kind, out=found), weights)
 
 
-def depthwise(
-    x: Tensor,
-    taps: Tensor,
-    *,
-    norm: Tensor | None = None,
-    kind: Kind = "raw",
-    stride: int = 1,
-    dilation: int = 1,
-    tile: Lanes | None = None,
-) -> tuple[Tensor, Statistics]:
-    """Depthwise convolution of act(norm(x)), and the statistics of its output. `taps` is (side^2, C).
-
-    Reads M C e, writes M C e / stride^2; 2 M C side^2 / stride^2 operations. Against norm, activation, convolution and statistics
-    one after another: two passes over the input and one over the output less.
-    """
-    batch, height, width, channels = x.shape
-    side = round(taps.shape[0] ** 0.5)
-    out_height, out_width = (height - 1) // stride + 1, (width - 1) // stride + 1
-    out = torch.empty(batch, out_height, out_width, channels, device=x.device, dtype=x.dtype)
-    tile = tile or depthwise_tile(channels, stride)
-    if tile.apart and norm is not None:
-        x, norm, kind = normalise(x, norm, kind=kind), None, "raw"
-    strips, spans = triton.cdiv(out_height, tile.height), triton.cdiv(out_width, tile.width)
-    lanes, blocks_c = batch * strips * spans, triton.cdiv(channels, tile.channels)
-    tiles = triton.cdiv(lanes, tile.rows)
-    found, programs = _room(x, tiles, blocks_c, tile.programs, channels)
-    filters.depthwise_forward_kernel[(programs * blocks_c,)](
-        x,
-        norm,
-        taps,
-        out,
-        *found,
-        lanes,
-        tiles,
-        programs,
-        strips,
-        spans,
-        height,
-        width,
-        out_height,
-        out_width,
-        channels,
-        blocks_c,
-        KIND=kind,
-        SIDE=side,
-        STRIDE=stride,
-        DILATION=dilation,
-        ROWS=tile.height,
-        COLUMNS=tile.width,
-        BLOCK_M=tile.rows,
-        BLOCK_C=tile.channels,
-        num_warps=tile.warps,
-    )
-    return out, found
-
-
-def depthwise_backward(
-    d: Tensor,
-    z: Tensor,
-    norm: Tensor,
-    back: Tensor,
-    taps: Tensor,
-    x: Tensor,
-    *,
-    x_norm: Tensor | None = None,
-    kind: Kind = "raw",
-    stride: int = 1,
-    dilation: int = 1,
-    tile: Lanes | None = None,
-) -> Gradients:
-    """Backward of `depthwise`, from the gradient d behind the batch norm of its output z.
-
-    With M the pixels of x: reads M C e (1 + 2 / stride^2), writes M C e; 4 M C side^2 / stride^2 operations. Against norm's,
-    convolution's (twice), activation's backward and the sums one after another: 4 passes over z's map and 5 over x's less.
-    """
-    batch, height, width, channels = x.shape
-    side = round(taps.shape[0] ** 0.5)
-    tile = tile or depthwise_back_tile(channels, stride)
-    apart = norm_backward(d, z, norm, back) if tile.apart else None
-    strips, spans = triton.cdiv(height, tile.height), triton.cdiv(width, tile.width)
-    lanes, blocks_c = batch * strips * spans, triton.cdiv(channels, tile.channels)
-    tiles = triton.cdiv(lanes, tile.rows)
-    programs = programs_for(x.device, tiles, blocks_c, tile.programs)
-    out = torch.empty_like(x)
-    partials = torch.empty(programs, 2, channels, device=x.device, dtype=torch.float32)
-    weights = torch.empty(programs, side * side, channels, device=x.device, dtype=torch.float32)
-    filters.depthwise_backward_kernel[(programs * blocks_c,)](
-        d if apart is None else apart,
-        z,
-        norm,
-        back,
-        taps,
-        x,
-        x_norm,
-        out,
-        partials,
-        weights,
-        lanes,
-        tiles,
-        programs,
-        strips,
-        spans,
-        height,
-        width,
-        *z.shape[1:3],
-        channels,
-        blocks_c,
-        NORM=apart is None,
-        KIND=kind,
-        SIDE=side,
-        STRIDE=stride,
-        DILATION=dilation,
-        ROWS=tile.height,
-        COLUMNS=tile.width,
-        BLOCK_M=tile.rows,
-        BLOCK_C=tile.channels,
-        num_warps=tile.warps,
-    )
-    return Gradients(out, None if kind == "raw" else partials, weights.sum(0))
-
-
-def stem(x: Tensor, weight: Tensor, *, side: int, stride: int, tile: Rows | None = None) -> tuple[Tensor, Statistics]:
-    """The first convolution and the statistics of its output: (B, C, H, W), any strides and dtype, to (B, H', W', N).
-
-    `weight` is (N, C side^2), torch's filters flattened, in the output's dtype. Reads the pictures, writes M N e.
-    """
-    batch, channels, height, width = x.shape
-    out_height, out_width = (height - 1) // stride + 1, (width - 1) // stride + 1
-    pixels, outputs = out_height * out_width, weight.shape[0]
-    out = torch.empty(batch, out_height, out_width, outputs, device=x.device, dtype=weight.dtype)
-    tile = tile or stem_tile()
-    per_picture = triton.cdiv(pixels, tile.rows)
-    found, programs = _room(out, batch * per_picture, 1, tile.programs, outputs)
-    filters.stem_forward_kernel[(programs,)](
-        x,
-        weight,
-        out,
-        *found,
-        *x.stride(),
-        height,
-        width,
-        out_width,
-        pixels,
-        outputs,
-        batch * per_picture,
-        per_picture,
-        programs,
-        CHANNELS=channels,
-        SIDE=side,
-        STRIDE=stride,
-        PRECISION=_precision(out),
-        BLOCK_M=tile.rows,
-        BLOCK_K=_power(channels * side * side),
-        BLOCK_N=_power(outputs),
-        num_warps=tile.warps,
-    )
-    return out, found
-
-
-def stem_backward(
-    d: Tensor, z: Tensor, norm: Tensor, back: Tensor, x: Tensor, *, side: int, stride: int, tile: Rows | None = None
-) -> Tensor:
-    """The gradient of `stem`'s weights, (N, C side^2). Reads 2 M N e and the pictures."""
-    batch, channels, height, width = x.shape
-    _, out_height, out_width, outputs = z.shape
-    pixels, taps = out_height * out_width, channels * side * side
-    tile = tile or stem_tile()
-    per_picture = triton.cdiv(pixels, tile.rows)
-    programs = programs_for(x.device, batch * per_picture, 1, tile.programs)
-    weights = torch.empty(programs, outputs, taps, device=x.device, dtype=torch.float32)
-    filters.stem_backward_kernel[(programs,)](
-        d,
-        z,
-        norm,
-        back,
-        x,
-        weights,
-        *x.stride(),
-        height,
-        width,
-        out_width,
-        pixels,
-        outputs,
-        batch * per_picture,
-        per_picture,
-        programs,
-        CHANNELS=channels,
-        SIDE=side,
-        STRIDE=stride,
-        PRECISION=_precision(z),
-        BLOCK_M=tile.rows,
-        BLOCK_K=_power(taps),
-        BLOCK_N=_power(outputs),
-        num_warps=tile.warps,
-    )
-    return weights.sum(0)
-
-
-def _room(x: Tensor, tiles: int, blocks: int, each: int, channels: int) -> tuple[Statistics, int]:
+def room_for(x: Tensor, tiles: int, blocks: int, each: int, channels: int) -> tuple[Statistics, int]:
     """Memory for the statistics of a map, and how many programs share its tiles."""
     programs = programs_for(x.device, tiles, blocks, each)
     values = torch.empty(programs, 2, channels, device=x.device, dtype=torch.float32)
@@ -527,15 +318,11 @@ def programs_for(device: torch.device, tiles: int, blocks: int, each: int) -> in
     return max(1, min(tiles, 1024, _multiprocessors(device) * each // blocks))
 
 
-def _precision(x: Tensor) -> str:
+def precision_for(x: Tensor) -> str:
     """The matrix units' shortened float32 would cost float32 its meaning."""
     if triton.knobs.runtime.interpret:
         return "interpreted"
     return "ieee" if x.dtype == torch.float32 else "tf32"
-
-
-def _power(number: int) -> int:
-    return max(16, int(triton.next_power_of_2(number)))
 
 
 @functools.cache
