@@ -181,7 +181,7 @@ def _run(network: nn.Module, task: TrainingTask[Any], folder: Path, data: Opened
         evaluation=None if watched is None else task.eval_batches(watched),
         width=float(getattr(getattr(network, "config", None), "width_multiplier", recipe.width)),
     )
-    if recipe.kernels == "auto" and not recipe.compile:
+    if recipe.kernels == "auto" and not recipe.compile and trainer.args.device.type == "cuda":  # elsewhere Triton would interpret them
         use_training_kernels(trainer.plain_model)  # behind the copy that is averaged, evaluated and shipped
     trainer.remove_callback(PrinterCallback)
     checkpoint = latest_checkpoint(folder) if resume else None
