@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from chromium import Chromium, find_chromium
 from PIL import Image
+from test_export_onnx import model_of as model_of_task
 
 from mobilevitv2.errors import DownloadError
 from mobilevitv2.export.samples import made_picture
@@ -131,6 +132,25 @@ def test_probabilities_are_pythons(browser: Chromium, address: str, site: Path):
         assert int(np.argmax(found)) == expected.labels[0].index
         assert max(abs(found[label.index] - label.probability) for label in expected.labels) < 1e-3
         assert browser.evaluate("document.querySelector('#answers .name').textContent") == expected.labels[0].label
+
+
+def test_a_file_in_eight_bits_answers_as_pythons(browser: Chromium, ort_archive: Path, tmp_path: Path):
+    drawn = [made_picture(seed) for seed in range(16)]
+    made = [model_of_task("classify")]
+    export_site(made, tmp_path / "site", precision="int8", calibration=drawn, size=(64, 64), pictures=drawn[:4], ort_web=ort_archive)
+    (path,) = (tmp_path / "site").glob("models/*/model.onnx")
+    model = open_model(path, threads=1)
+    assert model.metadata.precision == "int8"
+    with open_server(tmp_path / "site", port=0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        start(browser, address_of(server))
+        for picture in EXAMPLES:
+            expected = model.predict(picture, top_k=len(model.names))
+            found = answer(browser, picture)["probabilities"]
+            assert int(np.argmax(found)) == expected.labels[0].index
+            assert max(abs(found[label.index] - label.probability) for label in expected.labels) < 0.01  # roundings tip over
+        server.shutdown()
+    assert errors(browser) == []
 
 
 def test_masks_are_pythons(browser: Chromium, address: str, site: Path):
