@@ -136,8 +136,8 @@ def test_probabilities_are_pythons(browser: Chromium, address: str, site: Path):
 
 def test_a_file_in_eight_bits_answers_as_pythons(browser: Chromium, ort_archive: Path, tmp_path: Path):
     drawn = [made_picture(seed) for seed in range(16)]
-    made = [model_of_task("classify")]
-    export_site(made, tmp_path / "site", precision="int8", calibration=drawn, size=(64, 64), pictures=drawn[:4], ort_web=ort_archive)
+    settings: dict[str, Any] = {"precision": "int8", "calibration": drawn, "size": (64, 64), "pictures": drawn[:4]}
+    export_site([model_of_task("classify")], tmp_path / "site", ort_web=ort_archive, **settings)
     (path,) = (tmp_path / "site").glob("models/*/model.onnx")
     model = open_model(path, threads=1)
     assert model.metadata.precision == "int8"

@@ -56,8 +56,8 @@ def quantise(program: Program, path: Path, calibration: Calibrated | None) -> Wr
     _check_axes(program)
     if calibration is None:
         raise ConfigurationError(
-            f"precision={program.precision!r} is not written for ExecuTorch: XNNPACK has no float convolutions with 8-bit "
-            "weights; use 'int8' with pictures."
+            f"precision={program.precision!r} is not written for ExecuTorch: its XNNPACK partitioner takes 8-bit weights together "
+            "with 8-bit values, not alone; use 'int8' with pictures."
         )
     with quiet():
         from mobilevitv2.export.quantise.executorch_quantising import PARTITIONER_CONFIGS, quantised_program
