@@ -181,7 +181,7 @@ def _run(network: nn.Module, task: TrainingTask[Any], folder: Path, data: Opened
         evaluation=None if watched is None else task.eval_batches(watched),
         width=float(getattr(getattr(network, "config", None), "width_multiplier", recipe.width)),
     )
-    if recipe.kernels == "auto" and not recipe.compile and trainer.args.device.type == "cuda":  # elsewhere Triton would interpret them
+    if recipe.kernels == "auto" and not recipe.compile and trainer.args.device.type == "cuda":
         use_training_kernels(trainer.plain_model)  # behind the copy that is averaged, evaluated and shipped
     trainer.remove_callback(PrinterCallback)
     checkpoint = latest_checkpoint(folder) if resume else None
@@ -193,9 +193,11 @@ def _run(network: nn.Module, task: TrainingTask[Any], folder: Path, data: Opened
             logger.info("going on from %s", checkpoint)
     # Each process draws augmentations of its own.
     torch.manual_seed(recipe.seed + trainer.args.process_index)
-    with _observed(trainer, folder, checkpoint), resumable_interrupt(trainer) as rhythm, few_host_threads(trainer.args.device):
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    drop_training_kernels(network)
+    try:
+        with _observed(trainer, folder, checkpoint), resumable_interrupt(trainer) as rhythm, few_host_threads(trainer.args.device):
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    finally:  # the network may be the caller's own
+        drop_training_kernels(trainer.plain_model)
     return trainer, rhythm.interrupted and trainer.state.global_step < trainer.state.max_steps
 
 
