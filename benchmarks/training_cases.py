@@ -198,11 +198,10 @@ def _depthwise(layer: Layer, batch: int, device: str) -> Iterator[Case]:
         found = filtering.depthwise_backward(d, z, norm, back, taps, x, stride=stride, tile=tile, **options)
         return [found.input, found.weight]
 
-    apart = (False,) if layer.kind == "raw" else (False, True)
     shapes = [(8, 4, 1), (8, 2, 2), (16, 4, 1)] if stride == 1 else [(4, 2, 2), (4, 4, 1), (8, 2, 2)]
-    tiles = [Lanes(m, 64, h, w, 4, p, a) for m, h, w in shapes for p in (4, 8) for a in apart]
+    tiles = [Lanes(m, 64, h, w, 4, p) for m, h, w in shapes for p in (4, 8)]
     shapes = [(4, 2, 2), (8, 2, 2), (4, 4, 2)] if stride == 1 else [(8, 2, 2), (4, 2, 2)]
-    back_tiles = [Lanes(m, 64, h, w, 4, p, a) for m, h, w in shapes for p in (2, 4) for a in (False, True)]
+    back_tiles = [Lanes(m, 64, h, w, 4, p) for m, h, w in shapes for p in (2, 4)]
     e, pixels = x.element_size(), batch * channels * layer.side**2
     yield Case(
         f"{layer.name} forward",

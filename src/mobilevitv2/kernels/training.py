@@ -30,6 +30,10 @@ from mobilevitv2.kernels import kernels_enabled
 LARGEST_DIM = 512
 """Of a token; beyond it a tile does not fit the registers."""
 LARGEST_STEM_INPUT = 256
+LARGEST_PATCHES = 16384
+"""Scores that one program holds."""
+OLDEST_GPU = (8, 0)
+"""Compute capability with bfloat16 and a unit for tanh."""
 
 
 def use_training_kernels(model: nn.Module) -> int:
@@ -104,7 +108,8 @@ def _block(module: MobileViTV2Block, x: Tensor) -> Tensor:
 
 def _stem(module: ConvNormAct, x: Tensor) -> Tensor:
     dtype = _dtype(module, x)
-    if dtype is None or x.requires_grad or not _trains(module.normalization) or not _enough(x, module.convolution.stride[0]):
+    suits = _plain(module) and _trains(module.normalization) and _enough(x, module.convolution.stride[0])
+    if dtype is None or x.requires_grad or not suits:
         return ConvNormAct.forward(module, x)
     from mobilevitv2.kernels.training_functions import Stem, StemFunction
 
@@ -128,14 +133,26 @@ def _dtype(module: nn.Module, x: Tensor) -> torch.dtype | None:
         dtype = torch.get_autocast_dtype(x.device.type)
     else:
         dtype = x.dtype if x.dtype == weight.dtype else torch.float32
-    known = dtype in (torch.bfloat16, torch.float16) if x.is_cuda else _interpreted()
+    known = dtype in (torch.bfloat16, torch.float16) and _drives(x.device) if x.is_cuda else _interpreted()
     if not known or weight.device != x.device or any(m._forward_hooks or m._forward_pre_hooks for m in list(module.modules())[1:]):
         return None
     return dtype
 
 
+def _drives(device: torch.device) -> bool:
+    """Whether the kernels run there: an NVIDIA GPU that is not too old, and the current one, on which Triton starts them."""
+    return device.index == torch.cuda.current_device() and _suits(device)
+
+
+@functools.cache
+def _suits(device: torch.device) -> bool:
+    return torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= OLDEST_GPU
+
+
 def _interpreted() -> bool:
     """Whether Triton runs its kernels in its interpreter, on any device: how the tests run without a GPU."""
+    if not kernels_enabled():  # a copy that came from where there are kernels
+        return False
     import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
     return bool(triton.knobs.runtime.interpret)
@@ -143,7 +160,7 @@ def _interpreted() -> bool:
 
 def _covers_residual(module: InvertedResidual, x: Tensor) -> bool:
     units = module.expand_1x1, module.conv_3x3, module.reduce_1x1
-    if not all(type(unit) is ConvNormAct for unit in units):
+    if not all(map(_plain, units)):
         return False
     kinds = {kind_of(unit.activation) for unit in units[:2]}
     return (
@@ -157,13 +174,14 @@ def _covers_block(module: MobileViTV2Block, x: Tensor) -> bool:
     layers, units = list(module.transformer.layer), (module.conv_kxk, module.conv_1x1, module.conv_projection)
     if not all(type(layer) is TransformerLayer and _covers_layer(layer) for layer in layers):
         return False
-    if type(module.layernorm) is not nn.GroupNorm or not all(type(unit) is ConvNormAct for unit in units):
+    if type(module.layernorm) is not nn.GroupNorm or not all(map(_plain, units)):
         return False
     norms = module.conv_kxk.normalization, module.conv_projection.normalization
     side, kind = module.conv_kxk.convolution.kernel_size[0], kind_of(module.conv_kxk.activation)
     stride = module.downsampling_layer.conv_3x3.convolution.stride[0]
-    pixels = -(-x.shape[-2] // stride) * -(-x.shape[-1] // stride)
-    small = pixels <= 4 * 16384 and module.conv_1x1.convolution.out_channels <= LARGEST_DIM
+    patch = stride * module.patch_size
+    small = -(-x.shape[-2] // patch) * -(-x.shape[-1] // patch) <= LARGEST_PATCHES
+    small = small and module.conv_1x1.convolution.out_channels <= LARGEST_DIM
     return side == 3 and kind != "other" and small and all(map(_trains, norms)) and _enough(x, stride)
 
 
@@ -171,10 +189,15 @@ def _covers_layer(layer: TransformerLayer) -> bool:
     attention, ffn = layer.attention, layer.ffn
     units = attention.qkv_proj, attention.out_proj, ffn.conv1, ffn.conv2
     parts = {type(layer.layernorm_before), type(layer.layernorm_after)} == {nn.GroupNorm} and type(ffn) is FeedForward
-    if not parts or type(attention) is not SeparableSelfAttention or not all(type(unit) is ConvNormAct for unit in units):
+    if not parts or type(attention) is not SeparableSelfAttention or not all(map(_plain, units)):
         return False
     dropouts = layer.dropout1, layer.dropout2, attention.attn_dropout, ffn.dropout
     return all(dropout.p == 0 for dropout in dropouts) and kind_of(layer.ffn.conv1.activation) == "silu"
+
+
+def _plain(unit: nn.Module) -> bool:
+    """Whether its convolution is torch's own: another, such as an adapter's, computes more than with its weight."""
+    return type(unit) is ConvNormAct and type(unit.convolution) is nn.Conv2d
 
 
 def _trains(norm: nn.Module | None) -> bool:

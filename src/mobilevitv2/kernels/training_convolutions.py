@@ -26,7 +26,10 @@ INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
 @triton.jit
 def sigmoid(x):
-    """By the hyperbolic tangent of the hardware: half the instructions; off by at most 2.5e-4, less than bfloat16 rounds."""
+    """By the hyperbolic tangent of the hardware: half the instructions.
+
+    Off by at most 2.5e-4 whatever x is: an eighth of what bfloat16 rounds near 1, and more than it rounds below 0.06.
+    """
     if INTERPRETED:
         share = tl.sigmoid(x)
     else:

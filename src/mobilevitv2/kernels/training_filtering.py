@@ -14,8 +14,6 @@ from mobilevitv2.kernels.training_operations import (
     Gradients,
     Kind,
     Statistics,
-    norm_backward,
-    normalise,
     precision_for,
     programs_for,
     room_for,
@@ -43,8 +41,6 @@ def depthwise(
     out_height, out_width = (height - 1) // stride + 1, (width - 1) // stride + 1
     out = torch.empty(batch, out_height, out_width, channels, device=x.device, dtype=x.dtype)
     tile = tile or depthwise_tile(channels, stride)
-    if tile.apart and norm is not None:
-        x, norm, kind = normalise(x, norm, kind=kind), None, "raw"
     strips, spans = triton.cdiv(out_height, tile.height), triton.cdiv(out_width, tile.width)
     lanes, blocks_c = batch * strips * spans, triton.cdiv(channels, tile.channels)
     tiles = triton.cdiv(lanes, tile.rows)
@@ -101,7 +97,6 @@ def depthwise_backward(
     batch, height, width, channels = x.shape
     side = round(taps.shape[0] ** 0.5)
     tile = tile or depthwise_back_tile(channels, stride)
-    apart = norm_backward(d, z, norm, back) if tile.apart else None
     strips, spans = triton.cdiv(height, tile.height), triton.cdiv(width, tile.width)
     lanes, blocks_c = batch * strips * spans, triton.cdiv(channels, tile.channels)
     tiles = triton.cdiv(lanes, tile.rows)
@@ -110,7 +105,7 @@ def depthwise_backward(
     partials = torch.empty(programs, 2, channels, device=x.device, dtype=torch.float32)
     weights = torch.empty(programs, side * side, channels, device=x.device, dtype=torch.float32)
     kernels.depthwise_backward_kernel[(programs * blocks_c,)](
-        d if apart is None else apart,
+        d,
         z,
         norm,
         back,
@@ -130,7 +125,6 @@ def depthwise_backward(
         *z.shape[1:3],
         channels,
         blocks_c,
-        NORM=apart is None,
         KIND=kind,
         SIDE=side,
         STRIDE=stride,

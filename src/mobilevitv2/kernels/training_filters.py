@@ -5,7 +5,7 @@ and loads each pixel that they depend on once; what the text loads and nothing u
 """
 
 # ruff: noqa: N803, N806, ANN001, ANN201, ANN202, RUF005, C901, PLR0915
-# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, assignment"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, assignment, var-annotated, unreachable"
 
 from __future__ import annotations
 
@@ -130,12 +130,10 @@ def depthwise_forward_kernel(
 
 
 @triton.jit
-def _gradient(d, z, place, inside, scale, slope, offset, NORM: tl.constexpr):
-    value = tl.load(d + place, mask=inside, other=0.0).to(tl.float32)
-    if NORM:
-        value = value * scale + tl.load(z + place, mask=inside, other=0.0).to(tl.float32) * slope
-        value += tl.where(inside, offset, 0.0)
-    return value
+def _gradient(d, z, place, inside, scale, slope, offset):
+    value = tl.load(d + place, mask=inside, other=0.0).to(tl.float32) * scale
+    value += tl.load(z + place, mask=inside, other=0.0).to(tl.float32) * slope
+    return value + tl.where(inside, offset, 0.0)
 
 
 @triton.jit(
@@ -174,7 +172,6 @@ def depthwise_backward_kernel(
     out_width,
     channels,
     blocks_c,
-    NORM: tl.constexpr,
     KIND: tl.constexpr,
     SIDE: tl.constexpr,
     STRIDE: tl.constexpr,
@@ -194,13 +191,9 @@ def depthwise_backward_kernel(
     WIDE: tl.constexpr = BEFORE + (COLUMNS - 1 + REACH) // STRIDE + 1
     program = tl.program_id(0) // blocks_c
     c = tl.program_id(0) % blocks_c * BLOCK_C + tl.arange(0, BLOCK_C)
-    d_scale = tl.zeros((1, BLOCK_C), dtype=tl.float32)
-    slope = tl.zeros((1, BLOCK_C), dtype=tl.float32)
-    offset = tl.zeros((1, BLOCK_C), dtype=tl.float32)
-    if NORM:
-        d_scale = _row(norm, 2, channels, c)[None, :]
-        slope = _row(back, 0, channels, c)[None, :]
-        offset = _row(back, 1, channels, c)[None, :]
+    d_scale = _row(norm, 2, channels, c)[None, :]
+    slope = _row(back, 0, channels, c)[None, :]
+    offset = _row(back, 1, channels, c)[None, :]
     mean = tl.zeros((1, BLOCK_C), dtype=tl.float32)
     scale = tl.zeros((1, BLOCK_C), dtype=tl.float32)
     shift = tl.zeros((1, BLOCK_C), dtype=tl.float32)
@@ -239,7 +232,7 @@ def depthwise_backward_kernel(
             down, right = number // WIDE - BEFORE, number % WIDE - BEFORE
             inside = (y + down >= 0) & (y + down < out_height) & (x_left + right >= 0) & (x_left + right < out_width)
             place = behind + (down * out_width + right) * channels
-            gradients = gradients + (_gradient(d, z, place, inside[:, None] & known, d_scale, slope, offset, NORM),)
+            gradients = gradients + (_gradient(d, z, place, inside[:, None] & known, d_scale, slope, offset),)
         results = ()
         for pixel in tl.static_range(ROWS * COLUMNS):
             result = tl.zeros((BLOCK_M, BLOCK_C), dtype=tl.float32)

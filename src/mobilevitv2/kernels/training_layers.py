@@ -18,9 +18,6 @@ from mobilevitv2.kernels.training_tiles import plain_tile
 PAD = 8
 """Columns behind the values: the score, and zeros up to what matrix units like."""
 
-LARGEST_PATCHES = 16384
-"""Scores that one program holds."""
-
 
 class Normed(NamedTuple):
     """`total` is the sum that was normalised, `moments` (B, 2) its mean and 1 / deviation."""

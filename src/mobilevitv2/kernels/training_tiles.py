@@ -26,11 +26,7 @@ class Rows(NamedTuple):
 
 
 class Lanes(NamedTuple):
-    """A tile of a depthwise kernel: `rows` lanes of `height` x `width` pixels, and the rest as in `Rows`.
-
-    `apart`: what is read several times (forward the activated input, backward the gradient in front of the norm) is made by a pass
-    of its own, and not by each reader anew.
-    """
+    """A tile of a depthwise kernel: `rows` lanes of `height` x `width` pixels, and the rest as in `Rows`."""
 
     rows: int
     channels: int
@@ -38,7 +34,6 @@ class Lanes(NamedTuple):
     width: int
     warps: int
     programs: int
-    apart: bool = False
 
 
 LIBRARY = Rows(0, 0, 0, 0)
