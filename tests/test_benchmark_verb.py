@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -289,6 +290,19 @@ def test_a_task_that_a_peer_does_not_have(task, peer, folders, capsys):
 def test_models_of_two_tasks(folders, capsys):
     assert main(["benchmark", folders["classify"], folders["detect"], *QUICK]) == 2
     assert "time them apart" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("other", ["classify", "segment"])
+def test_folders_of_one_name_are_told_apart(other, folders, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for run, task in (("a", "classify"), ("b", other)):
+        shutil.copytree(folders[task], tmp_path / run / "model")
+    code = main(["benchmark", "a/model", "b/model", *QUICK, "--json", "-"])
+    told = capsys.readouterr()
+    if other == "segment":
+        assert code == 2 and "b/model is of task 'segment', a/model of task 'classify'" in told.err
+    else:
+        assert code == 0 and {row["model"] for row in json.loads(told.out)["rows"]} == {"a/model", "b/model"}
 
 
 def test_a_task_that_is_not_the_models(folders, capsys):

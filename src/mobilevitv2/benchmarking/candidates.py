@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -163,7 +162,7 @@ class Candidates:
             def build(engine: str = engine) -> FileRun:
                 return open_file(Path(name), pictures(self.batch, *self.size), engine=engine, threads=self.threads)
 
-            row = Row(model=Path(name).name, form="file", engine=engine, dtype=model.metadata.precision, batch=self.batch)
+            row = Row(model=self.request.label(name), form="file", engine=engine, dtype=model.metadata.precision, batch=self.batch)
             yield Candidate(row, build, model.metadata.weights_sha256 or None)
 
     def _label(self, peer: str, network: Network) -> tuple[str, bool]:
@@ -180,7 +179,6 @@ def load_network(source: str, request: Request) -> Network:
     from mobilevitv2.contract import load_model, load_processor, resolve
     from mobilevitv2.export.metadata import weights_sha256
 
-    label = Path(source).name if os.path.exists(source) else source
     if not request.random_weights:
         model, processor = load_model(source, task=request.task)
     else:
@@ -196,7 +194,7 @@ def load_network(source: str, request: Request) -> Network:
         processor = load_processor(place, model.config, task=model.task)
         settle(model)
     request.check_task(source, model.task)
-    return Network(label, model.eval(), processor, weights_sha256(model))
+    return Network(request.label(source), model.eval(), processor, weights_sha256(model))
 
 
 def pictures(batch: int, height: int, width: int) -> Array:

@@ -82,6 +82,11 @@ class Request:
         """The engines other than torch."""
         return tuple(engine for engine in self.engines if engine != "torch")
 
+    def label(self, model: str) -> str:
+        """What the rows of one of the models are called: the last part of a path, or all of it where two share that part."""
+        shared = [_short(each) for each in self.models].count(_short(model)) > 1
+        return model if shared else _short(model)
+
     def _check_combination(self) -> None:
         missing = [name for name in self.files if not Path(name).is_file()]
         if missing:
@@ -113,6 +118,10 @@ class Request:
                 raise ConfigurationError(
                     f"{CALLED.get(peer, peer)} has no MobileViT {TASKS[task]} to stand beside {source}; {remedy}."
                 )
+
+
+def _short(model: str) -> str:
+    return (Path(model).name or model) if Path(model).exists() else model
 
 
 def _known(what: str, given: Sequence[str], known: Sequence[str]) -> None:
