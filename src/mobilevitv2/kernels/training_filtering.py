@@ -10,6 +10,7 @@ import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
 from torch import Tensor
 
 from mobilevitv2.kernels import training_filters as kernels
+from mobilevitv2.kernels import training_stem as stem_kernels
 from mobilevitv2.kernels.training_operations import (
     Gradients,
     Kind,
@@ -150,7 +151,7 @@ def stem(x: Tensor, weight: Tensor, *, side: int, stride: int, tile: Rows | None
     tile = tile or stem_tile()
     per_picture = triton.cdiv(pixels, tile.rows)
     found, programs = room_for(out, batch * per_picture, 1, tile.programs, outputs)
-    kernels.stem_forward_kernel[(programs,)](
+    stem_kernels.stem_forward_kernel[(programs,)](
         x,
         weight,
         out,
@@ -187,7 +188,7 @@ def stem_backward(
     per_picture = triton.cdiv(pixels, tile.rows)
     programs = programs_for(x.device, batch * per_picture, 1, tile.programs)
     weights = torch.empty(programs, outputs, taps, device=x.device, dtype=torch.float32)
-    kernels.stem_backward_kernel[(programs,)](
+    stem_kernels.stem_backward_kernel[(programs,)](
         d,
         z,
         norm,

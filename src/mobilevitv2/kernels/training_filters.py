@@ -1,4 +1,4 @@
-"""Triton kernels of a training step's convolutions with 3x3 filters: the stem, and those that take each channel by itself.
+"""Triton kernels of a training step's convolutions with 3x3 filters that take each channel by itself.
 
 The words and the letters are those of training_convolutions.py. A lane of a depthwise kernel makes ROWS x COLUMNS pixels
 and loads each pixel that they depend on once; what the text loads and nothing uses, the compiler leaves out.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
 import triton.language as tl  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
-from mobilevitv2.kernels.training_convolutions import _activate, _activate_with_slope, _dot, _joined, _leave, _leave_lanes, _row
+from mobilevitv2.kernels.training_convolutions import _activate, _activate_with_slope, _leave, _leave_lanes, _row
 
 
 @triton.jit
@@ -288,139 +288,3 @@ def depthwise_backward_kernel(
     for tap in tl.static_range(SIDE * SIDE):
         target = tap_partials + (program * SIDE * SIDE + tap) * channels + c
         tl.store(target, tl.sum(gathered[tap], axis=0), mask=c < channels)
-
-
-@triton.jit
-def _patches(
-    x,
-    picture,
-    pixel,
-    stride_b,
-    stride_c,
-    stride_y,
-    stride_x,
-    in_height,
-    in_width,
-    out_width,
-    out_pixels,
-    CHANNELS: tl.constexpr,
-    SIDE: tl.constexpr,
-    STRIDE: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
-    """The taps of each pixel as a row of a matrix; channel, row and column of the filter, the order of torch's weights."""
-    tap = tl.arange(0, BLOCK_K)
-    channel = tap // (SIDE * SIDE)
-    y = (pixel // out_width * STRIDE - SIDE // 2)[:, None] + (tap // SIDE % SIDE)[None, :]
-    column = (pixel % out_width * STRIDE - SIDE // 2)[:, None] + (tap % SIDE)[None, :]
-    inside = (y >= 0) & (y < in_height) & (column >= 0) & (column < in_width)
-    inside = inside & (pixel < out_pixels)[:, None] & (channel < CHANNELS)[None, :]
-    source = x + picture * stride_b + channel[None, :] * stride_c + y * stride_y + column * stride_x
-    return tl.load(source, mask=inside, other=0.0)
-
-
-@triton.jit(do_not_specialize=["in_height", "in_width", "out_width", "out_pixels", "tiles", "per_picture", "programs"])
-def stem_forward_kernel(
-    x,
-    weight,
-    out,
-    partials,
-    counts,
-    stride_b,
-    stride_c,
-    stride_y,
-    stride_x,
-    in_height,
-    in_width,
-    out_width,
-    out_pixels,
-    out_channels,
-    tiles,
-    per_picture,
-    programs,
-    CHANNELS: tl.constexpr,
-    SIDE: tl.constexpr,
-    STRIDE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    """filtering.stem."""
-    program = tl.program_id(0)
-    tap = tl.arange(0, BLOCK_K)
-    n = tl.arange(0, BLOCK_N)
-    inputs = CHANNELS * SIDE * SIDE
-    inside = (n < out_channels)[None, :] & (tap < inputs)[:, None]
-    filters = tl.load(weight + n[None, :] * inputs + tap[:, None], mask=inside, other=0.0)
-    count = 0.0
-    mean = tl.zeros((BLOCK_N,), dtype=tl.float32)
-    squares = tl.zeros((BLOCK_N,), dtype=tl.float32)
-    for tile in range(program, tiles, programs):
-        picture = (tile // per_picture).to(tl.int64)
-        pixel = tile % per_picture * BLOCK_M + tl.arange(0, BLOCK_M)
-        taps = _patches(
-            x, picture, pixel, stride_b, stride_c, stride_y, stride_x, in_height, in_width, out_width, out_pixels,
-            CHANNELS, SIDE, STRIDE, BLOCK_K,
-        )  # fmt: skip
-        result = _dot(taps.to(filters.dtype), filters, tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32), PRECISION)
-        written = result.to(out.dtype.element_ty)
-        mask = (pixel < out_pixels)[:, None] & (n < out_channels)[None, :]
-        tl.store(out + (picture * out_pixels + pixel[:, None]) * out_channels + n[None, :], written, mask=mask)
-        added = tl.minimum(out_pixels - tile % per_picture * BLOCK_M, BLOCK_M).to(tl.float32)
-        count, mean, squares = _joined(count, mean, squares, written.to(tl.float32), mask, added)
-    _leave(partials, program, out_channels, n, mean, squares)
-    tl.store(counts + program, count)
-
-
-@triton.jit(do_not_specialize=["in_height", "in_width", "out_width", "out_pixels", "tiles", "per_picture", "programs"])
-def stem_backward_kernel(
-    d,
-    z,
-    norm,
-    back,
-    x,
-    weight_partials,
-    stride_b,
-    stride_c,
-    stride_y,
-    stride_x,
-    in_height,
-    in_width,
-    out_width,
-    out_pixels,
-    out_channels,
-    tiles,
-    per_picture,
-    programs,
-    CHANNELS: tl.constexpr,
-    SIDE: tl.constexpr,
-    STRIDE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    """filtering.stem_backward: the weights' gradient alone, pictures want none."""
-    program = tl.program_id(0)
-    tap = tl.arange(0, BLOCK_K)
-    n = tl.arange(0, BLOCK_N)
-    inputs = CHANNELS * SIDE * SIDE
-    scale = _row(norm, 2, out_channels, n)[None, :]
-    slope = _row(back, 0, out_channels, n)[None, :]
-    offset = _row(back, 1, out_channels, n)[None, :]
-    gathered = tl.zeros((BLOCK_N, BLOCK_K), dtype=tl.float32)
-    for tile in range(program, tiles, programs):
-        picture = (tile // per_picture).to(tl.int64)
-        pixel = tile % per_picture * BLOCK_M + tl.arange(0, BLOCK_M)
-        taps = _patches(
-            x, picture, pixel, stride_b, stride_c, stride_y, stride_x, in_height, in_width, out_width, out_pixels,
-            CHANNELS, SIDE, STRIDE, BLOCK_K,
-        )  # fmt: skip
-        mask = (pixel < out_pixels)[:, None] & (n < out_channels)[None, :]
-        place = (picture * out_pixels + pixel[:, None]) * out_channels + n[None, :]
-        dz = tl.load(d + place, mask=mask, other=0.0).to(tl.float32) * scale + tl.where(mask, offset, 0.0)
-        dz += tl.load(z + place, mask=mask, other=0.0).to(tl.float32) * slope
-        gathered = _dot(tl.trans(dz.to(z.dtype.element_ty)), taps.to(z.dtype.element_ty), gathered, PRECISION)
-    target = weight_partials + program * out_channels * inputs + n[:, None] * inputs + tap[None, :]
-    tl.store(target, gathered, mask=(n < out_channels)[:, None] & (tap < inputs)[None, :])
