@@ -14,6 +14,7 @@ import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
 from torch import Tensor, nn
 
 from mobilevitv2.kernels import training_convolutions as kernels
+from mobilevitv2.kernels import training_norms as norm_kernels
 from mobilevitv2.kernels.training_tiles import LIBRARY, Rows, back_tile, plain_tile, pointwise_tile, power
 
 Kind = Literal["raw", "none", "silu", "relu"]
@@ -35,7 +36,7 @@ def gather(statistics: Statistics, norm: nn.BatchNorm2d) -> Tensor:
     values, counts = statistics
     programs, _, channels = values.shape
     found = torch.empty(4, channels, device=values.device, dtype=torch.float32)
-    kernels.gather_kernel[(triton.cdiv(channels, 8),)](
+    norm_kernels.gather_kernel[(triton.cdiv(channels, 8),)](
         values,
         counts,
         norm.weight,
@@ -68,7 +69,7 @@ def gather_back(partials: Tensor, norm: Tensor, *, count: int, dtype: torch.dtyp
     programs, _, channels = partials.shape
     table = torch.empty(2, channels, device=partials.device, dtype=torch.float32)
     gradients = torch.empty(2, channels, device=partials.device, dtype=dtype)
-    kernels.gather_back_kernel[(triton.cdiv(channels, 8),)](
+    norm_kernels.gather_back_kernel[(triton.cdiv(channels, 8),)](
         partials,
         norm,
         table,
@@ -90,7 +91,7 @@ def statistics(z: Tensor, *, tile: Rows | None = None) -> Statistics:
     tile = tile or plain_tile(channels)
     tiles, blocks_c = triton.cdiv(rows, tile.rows), triton.cdiv(channels, tile.channels)
     found, programs = room_for(z, tiles, blocks_c, tile.programs, channels)
-    kernels.statistics_kernel[(programs * blocks_c,)](
+    norm_kernels.statistics_kernel[(programs * blocks_c,)](
         z,
         *found,
         rows,
@@ -111,7 +112,7 @@ def normalise(z: Tensor, norm: Tensor, *, kind: Kind, residual: Tensor | None = 
     tile = tile or plain_tile(channels)
     blocks_c = triton.cdiv(channels, tile.channels)
     out = torch.empty_like(z)
-    kernels.normalise_kernel[(triton.cdiv(rows, tile.rows) * blocks_c,)](
+    norm_kernels.normalise_kernel[(triton.cdiv(rows, tile.rows) * blocks_c,)](
         z,
         norm,
         residual,
@@ -141,7 +142,7 @@ def activation_backward(
         out = torch.empty_like(z)
     programs = programs_for(z.device, tiles, blocks_c, tile.programs)
     partials = torch.empty(programs, 2, channels, device=z.device, dtype=torch.float32)
-    kernels.sums_kernel[(programs * blocks_c,)](
+    norm_kernels.sums_kernel[(programs * blocks_c,)](
         gradient,
         z,
         norm,
@@ -166,7 +167,7 @@ def norm_backward(d: Tensor, z: Tensor, norm: Tensor, back: Tensor, *, tile: Row
     tile = tile or plain_tile(channels)
     blocks_c = triton.cdiv(channels, tile.channels)
     out = torch.empty_like(z)
-    kernels.norm_backward_kernel[(triton.cdiv(rows, tile.rows) * blocks_c,)](
+    norm_kernels.norm_backward_kernel[(triton.cdiv(rows, tile.rows) * blocks_c,)](
         d, z, norm, back, out, rows, channels, blocks_c, BLOCK_M=tile.rows, BLOCK_C=tile.channels, num_warps=tile.warps
     )
     return out
