@@ -4,9 +4,10 @@
     python benchmarks/pipeline_128.py FOLDER --width 1.0    # random weights of a width
 
 Rows: transformers' `pipeline` as its documentation calls it, with a list of files; the same with batches of 16; `predict`, the
-Python call; and what `mobilevitv2 predict FOLDER` runs, its engine with pictures read ahead in threads. A ratio is of medians, over
-the first row. All have the same weights and picture settings; `same` is the share of pictures whose first label is the first row's;
-"cpu ms" is the processor time of a picture, which a busy machine changes least.
+Python call; and what `mobilevitv2 predict FOLDER` runs: one thread a core, each of which reads a picture and answers it, with ONNX
+Runtime (what "auto" takes) and OpenVINO where they are installed. "shared session": all threads for one batch of 16, pictures read
+ahead, as before. A ratio is of medians, over the first row. All have the same weights and picture settings; `same` is the share of
+pictures whose first label is the first row's; "cpu ms" is the processor time of a picture, which a busy machine changes least.
 `--shell` adds whole processes, from the command to its end: one picture, and the folder.
 """
 
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +80,10 @@ def model_folder(width: float | None, scratch: Path) -> Path:
 def streams(model: str, files: list[str], rounds: int) -> list[dict[str, Any]]:
     """Pictures a second of all ways, in one process."""
     ways = {"transformers pipeline": theirs(model, 1), "transformers pipeline, batches of 16": theirs(model, 16)}
-    ways |= {"mobilevitv2.predict": ours_in_python(model, files), "mobilevitv2 predict": ours_in_the_shell(model, files)}
+    ways["mobilevitv2.predict"] = ours_in_python(model)
+    for engine in installed_engines():
+        ways[f"mobilevitv2 predict, {engine}"] = ours_in_the_shell(model, engine, count=len(files))
+        ways[f"{engine}, shared session"] = ours_in_the_shell(model, engine, count=1)
     found = {name: way(files[:16]) for name, way in ways.items()}  # warm
     times: dict[str, list[float]] = {name: [] for name in ways}
     processor: dict[str, list[float]] = {name: [] for name in ways}
@@ -108,20 +113,28 @@ def theirs(model: str, batch_size: int) -> Callable[[list[str]], list[int]]:
     return lambda files: [numbers[answer[0]["label"]] for answer in classify(files, batch_size=batch_size)]
 
 
-def ours_in_python(model: str, files: list[str]) -> Callable[[list[str]], list[int]]:
+def ours_in_python(model: str) -> Callable[[list[str]], list[int]]:
     """A call opens the model each time, as a user's does."""
     from mobilevitv2 import predict
 
     return lambda some: [answer.labels[0].index for answer in predict(some, model=model)]
 
 
-def ours_in_the_shell(model: str, files: list[str]) -> Callable[[list[str]], list[int]]:
-    from mobilevitv2.cli.engines import runtime_answers
-    from mobilevitv2.streaming import answers_of, named_sources
+def installed_engines() -> list[str]:
+    from mobilevitv2.runtime.embedded import ENGINES
 
-    task = runtime_answers(model)
-    if task is None:
+    found = [name for name in ENGINES if find_spec(name) is not None]
+    if not found:
         raise SystemExit("no runtime is installed: pip install 'mobilevitv2[onnx]'")
+    return found
+
+
+def ours_in_the_shell(model: str, engine: str, *, count: int) -> Callable[[list[str]], list[int]]:
+    """As the command opens the model for `count` pictures."""
+    from mobilevitv2.cli.engines import runtime_answers
+    from mobilevitv2.streaming import answers_of, callers_for, named_sources
+
+    task: Any = runtime_answers(model, engine=engine, callers=callers_for(count))
     return lambda some: [answer.labels[0].index for answer in answers_of(named_sources(some), task)]
 
 

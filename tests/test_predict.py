@@ -20,6 +20,7 @@ from mobilevitv2 import MobileViTV2Config, MobileViTV2ForImageClassification, Mo
 from mobilevitv2.devices import choose_device
 from mobilevitv2.errors import ConfigurationError
 from mobilevitv2.prediction import Classifier, Label, Prediction, iter_predictions, open_task, predict
+from mobilevitv2.streaming import callers_for
 
 NAMES = ["red", "green", "blue"]
 
@@ -266,6 +267,66 @@ def test_a_folders_classifier_answers_without_torch_where_a_runtime_is_installed
         assert [label.probability for label in answer.labels] == pytest.approx(
             [label.probability for label in exact.labels[:2]], abs=1e-3
         )
+
+
+@pytest.mark.parametrize("broken", [0, 4, 8])
+def test_many_pictures_are_read_and_answered_in_threads(
+    folder: Path, pictures: list[Path], broken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    from mobilevitv2.runtime.model import RuntimeModel
+
+    sources = [pictures[index % 5] for index in range(9)]
+    sources[broken] = Path("missing.png")
+    threads = set()
+    answer = RuntimeModel.answer
+    monkeypatch.setattr("mobilevitv2.prediction.choose_device", lambda device: torch.device("cpu"))
+    monkeypatch.setattr("mobilevitv2.streaming._cores", lambda: 3)
+    monkeypatch.setattr(
+        RuntimeModel, "answer", lambda *args, **kwargs: threads.add(threading.current_thread().name) or answer(*args, **kwargs)
+    )
+    found = predict(sources, model=folder)
+    assert threads and all(name.startswith("mobilevitv2-read") for name in threads)
+    for index, (ours, exact) in enumerate(zip(found, predict(sources, model=folder, device="cpu"), strict=True)):
+        assert ours.source == exact.source and ours.size == exact.size
+        assert (ours.error is not None) is (exact.error is not None) is (index == broken)
+        assert [label.index for label in ours.labels] == [label.index for label in exact.labels]
+        for mine, other in zip(ours.labels, exact.labels, strict=True):
+            assert mine.probability == pytest.approx(other.probability, abs=1e-3)
+
+
+def test_threads_that_answer_read_an_endless_stream_only_as_far_as_wanted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    taken = itertools.count()
+    monkeypatch.setattr("mobilevitv2.prediction.choose_device", lambda device: torch.device("cpu"))
+    answers = iter_predictions(
+        (np.full((8, 8, 3), next(taken) % 250, np.uint8) for _ in itertools.count()), model=folder, workers=2
+    )
+    for _, answer in zip(range(3), answers, strict=False):
+        assert answer.error is None
+    assert next(taken) <= 3 + 2 * 2
+    answers.close()  # type: ignore[attr-defined]
+
+
+def test_errors_in_threads_that_answer_are_raised(folder: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    from mobilevitv2.runtime.model import RuntimeModel
+
+    monkeypatch.setattr("mobilevitv2.prediction.choose_device", lambda device: torch.device("cpu"))
+    monkeypatch.setattr(RuntimeModel, "prepare", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        predict(pictures, model=folder, workers=2)
+
+
+@pytest.mark.parametrize(
+    ("count", "workers", "expected"),
+    [(1, None, 1), (7, None, 1), (8, None, 4), (None, None, 4), (100, 1, 1), (100, 2, 2), (3, 2, 1)],
+)
+def test_few_pictures_get_all_cores_and_many_one_each(
+    count: int | None, workers: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mobilevitv2.streaming._cores", lambda: 4)
+    assert callers_for(count, workers) == expected
 
 
 def test_a_task_prepares_answers_and_draws(folder: Path, pictures: list[Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,10 @@ from mobilevitv2.export.samples import made_picture
 from mobilevitv2.prediction import predict
 from mobilevitv2.runtime import open_model, postprocessing
 from mobilevitv2.runtime.metadata import Metadata, PictureContract
+from mobilevitv2.runtime.model import RuntimeModel
 from mobilevitv2.runtime.preprocessing import as_input, prepare
+from mobilevitv2.runtime.task import RuntimeTask
+from mobilevitv2.streaming import answers_of, named_sources
 from mobilevitv2.suppression import suppress
 
 pytestmark = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
@@ -75,6 +79,32 @@ def test_a_fixed_batch_is_filled_up(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     free = model.raw(pixels)["probabilities"]
     monkeypatch.setattr(type(model), "largest_batch", 2)
     assert np.allclose(model.raw(pixels)["probabilities"], free, atol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_several_threads_may_run_a_file_at_once(engine: str, tmp_path: Path):
+    pytest.importorskip(engine)
+    exported("classify", tmp_path / "model.onnx", size=(64, 64))
+    model = open_model(tmp_path / "model.onnx", engine=engine, callers=3)
+    assert (model.engine.name, model.engine.callers) == (engine, 3)
+    pixels = [model.prepare(PICTURES[index % 2])[None] for index in range(24)]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda each: model.raw(each)["probabilities"], pixels))
+    alone = open_model(tmp_path / "model.onnx", engine=engine, threads=1)
+    assert alone.engine.callers == 1
+    for index, answer in enumerate(found):
+        assert np.allclose(answer, alone.raw(pixels[index])["probabilities"], atol=1e-6)
+
+
+def test_files_of_a_fixed_batch_are_answered_in_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    exported("classify", tmp_path / "model.onnx", size=(64, 64))
+    exact = [open_model(tmp_path / "model.onnx").predict(PICTURES[index % 2]).labels for index in range(5)]
+    monkeypatch.setattr(RuntimeModel, "largest_batch", 2)
+    task = RuntimeTask(open_model(tmp_path / "model.onnx", callers=2))
+    assert (task.callers, task.together) == (2, 2)
+    found = list(answers_of(named_sources([PICTURES[index % 2] for index in range(5)]), task))
+    for answer, labels in zip(found, exact, strict=True):
+        assert [label.index for label in answer.labels] == [label.index for label in labels]
 
 
 def test_a_file_without_metadata_runs_and_says_what_it_assumes(

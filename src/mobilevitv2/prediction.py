@@ -16,7 +16,7 @@ from mobilevitv2.class_choice import Class
 from mobilevitv2.contract import default_model, load_model, whole_picture_processor
 from mobilevitv2.devices import choose_device
 from mobilevitv2.errors import ConfigurationError, MobileViTV2Error
-from mobilevitv2.streaming import answers_of, check_counts, count_of, named_sources
+from mobilevitv2.streaming import answers_of, callers_for, check_counts, count_of, named_sources
 from mobilevitv2.tasks import DEFAULT_THRESHOLD, Classifier, Detector, Segmenter, Task
 from mobilevitv2.tiles import check_tile
 from mobilevitv2.video import read_video
@@ -85,8 +85,10 @@ def predict(
         device: "cpu", "cuda", "cuda:1", "mps"; the best one there is where it is not given. A model stays where it is. Where the
             best is the CPU, classifiers of the package and in folders run in ONNX Runtime or OpenVINO if one is installed, as on
             the command line; device="cpu" asks for torch.
-        batch_size: pictures, or tiles, that the model answers at once.
-        workers: threads that read pictures; one for each processor core, at most 8, where it is not given.
+        batch_size: pictures, or tiles, that the model answers at once; of many pictures, ONNX Runtime and OpenVINO answer one on
+            each core instead.
+        workers: threads that read pictures, and in those two answer them; one for each processor core, for torch at most 8, where
+            it is not given.
         attention: of "classify", give the context scores of each attention layer as well.
         progress: show a progress bar on stderr.
 
@@ -141,7 +143,7 @@ def iter_predictions(
     check_counts(batch_size, workers)  # before the model is loaded, which takes seconds
     asked = (processor, threshold, classes, tile, device)
     plain = not attention and task in (None, "classify") and all(each is None for each in asked)
-    answering: Task | None = _without_torch(model, top_k) if plain else None
+    answering: Task | None = _without_torch(model, top_k, callers_for(count_of(sources), workers)) if plain else None
     if answering is None:
         answering = open_task(
             model,
@@ -157,7 +159,7 @@ def iter_predictions(
     return answers_of(named_sources(sources), answering, batch_size=batch_size, workers=workers, keep_pictures=keep_pictures)
 
 
-def _without_torch(model: object, top_k: int) -> Task | None:
+def _without_torch(model: object, top_k: int, callers: int) -> Task | None:
     """A classifier of the package or in a folder, in the runtime that the command line takes for it; None where there is none.
 
     Where there is another device than the CPU, torch is faster.
@@ -171,7 +173,8 @@ def _without_torch(model: object, top_k: int) -> Task | None:
     folder = _local_folder(name)
     if folder is None or not embedded.can_open(folder):
         return None
-    return cast(Task, RuntimeTask(embedded.open_folder(folder, source=os.fspath(name)), top_k=top_k))
+    opened = embedded.open_folder(folder, callers=callers, source=os.fspath(name))
+    return cast(Task, RuntimeTask(opened, top_k=top_k))
 
 
 def _local_folder(name: str | os.PathLike[str]) -> Path | None:

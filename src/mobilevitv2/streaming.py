@@ -2,6 +2,9 @@
 
 Never more than a few batches are in memory, however many pictures there are. A picture that cannot be read gets an answer with
 `error`.
+
+Many pictures through a runtime that several threads may call go another way: each thread reads a picture and answers it by itself.
+No core waits for another, and the runtime has no threads that spin while pictures are read (docs/performance.md, "Folders").
 """
 
 from __future__ import annotations
@@ -9,11 +12,11 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -28,6 +31,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mobilevitv2.tasks import Task
+
+
+Work = TypeVar("Work")
+Result = TypeVar("Result")
+MOST_CALLERS = 32
+"""Each holds the feature maps of a picture: 30 MB at 256 px, 120 MB at 512."""
 
 
 class _Prepared(NamedTuple):
@@ -102,8 +111,14 @@ def answers_of(
     workers: int | None = None,
     keep_pictures: bool = False,
 ) -> Iterator[Prediction]:
-    """The answers of a task that is open already, one after another; arguments as in `iter_predictions`."""
+    """The answers of a task that is open already, one after another; arguments as in `iter_predictions`.
+
+    A task with an attribute `callers` above 1 is called by so many threads, with `together` pictures each time.
+    """
     check_counts(batch_size, workers)
+    callers: int = getattr(task, "callers", 1)
+    if callers > 1:
+        return _stream_in_threads(items, task, callers=callers, keep_pictures=keep_pictures)
     threads = workers or min(8, os.cpu_count() or 1)
     if task.tile is not None:  # pictures may be enormous, so few are held; batches are of tiles
         return _stream(items, task, group=1, workers=min(threads, 2), batch_size=batch_size, keep_pictures=keep_pictures)
@@ -118,10 +133,40 @@ def check_counts(batch_size: int, workers: int | None) -> None:
         raise ConfigurationError(f"workers={workers} reads no picture; use at least 1.")
 
 
+def callers_for(count: int | None, workers: int | None = None) -> int:
+    """Threads that should answer `count` pictures at once: one a core where there are many (None: unknown) of them, or 1.
+
+    A few are answered one after another, by all cores together.
+    """
+    cores = workers or min(MOST_CALLERS, _cores())
+    return cores if count is None or count >= 2 * cores else 1
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _stream_in_threads(items: Iterable[Named], task: Task, *, callers: int, keep_pictures: bool) -> Iterator[Prediction]:
+    together: int = getattr(task, "together", 1)
+
+    def answer(some: list[Named]) -> list[Prediction]:
+        return _answer([_prepare(item, task, keep_pictures) for item in some], task, together)
+
+    rest = iter(items)
+    groups = iter(lambda: list(islice(rest, together)), [])
+    answers = _work_ahead(groups, answer, workers=callers, ahead=2 * callers)
+    try:
+        for some in answers:
+            yield from some
+    finally:
+        answers.close()
+
+
 def _stream(
     items: Iterable[Named], task: Task, *, group: int, workers: int, batch_size: int, keep_pictures: bool
 ) -> Iterator[Prediction]:
-    prepared = _prepare_ahead(items, task, workers=workers, ahead=group + workers, keep_pictures=keep_pictures)
+    prepared = _work_ahead(items, lambda item: _prepare(item, task, keep_pictures), workers=workers, ahead=group + workers)
     try:
         while batch := list(islice(prepared, group)):
             yield from _answer(batch, task, batch_size)
@@ -129,13 +174,13 @@ def _stream(
         prepared.close()
 
 
-def _prepare_ahead(items: Iterable[Named], task: Task, *, workers: int, ahead: int, keep_pictures: bool) -> Generator[_Prepared]:
-    """Prepared pictures in order; at most `ahead` of them wait."""
-    waiting: deque[Future[_Prepared]] = deque()
+def _work_ahead(items: Iterable[Work], work: Callable[[Work], Result], *, workers: int, ahead: int) -> Generator[Result]:
+    """Results in order; at most `ahead` of them wait."""
+    waiting: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="mobilevitv2-read")
     try:
         for item in items:
-            waiting.append(pool.submit(_prepare, item, task, keep_pictures))
+            waiting.append(pool.submit(work, item))
             if len(waiting) >= ahead:
                 yield waiting.popleft().result()
         while waiting:

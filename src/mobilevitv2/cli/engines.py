@@ -27,11 +27,12 @@ def runtime_answers(
     tile: int | None = None,
     device: str | None = None,
     attention: bool = False,
+    callers: int = 1,
 ) -> RuntimeTask | None:
     """The task that answers without torch, or None where torch is to answer.
 
     Exported files always run in their runtime. A classifier inside the package, or in a folder, does too where a runtime is
-    installed, unless a device, tiles or attention maps were asked for, which need torch.
+    installed, unless a device, tiles or attention maps were asked for, which need torch. `callers` is as in `open_model`.
 
     Raises:
         ConfigurationError: an engine that cannot open the model, or options that need torch with an engine that is not it.
@@ -47,16 +48,16 @@ def runtime_answers(
             raise ConfigurationError(f"{model} is an exported file; {' and '.join(asked)} works on the model it was made from.")
         from mobilevitv2.runtime import open_model
 
-        opened = open_model(model, engine=engine)
+        opened = open_model(model, engine=engine, callers=callers)
     else:
-        found = None if engine == "torch" or (asked and engine == "auto") else _folder_model(model, engine, asked)
+        found = None if engine == "torch" or (asked and engine == "auto") else _folder_model(model, engine, asked, callers)
         if found is None:
             return None
         opened = found
     return RuntimeTask(opened, task=task, top_k=top_k, threshold=threshold, classes=classes)
 
 
-def _folder_model(model: str, engine: str, asked: list[str]) -> RuntimeModel | None:
+def _folder_model(model: str, engine: str, asked: list[str], callers: int) -> RuntimeModel | None:
     """The classifier inside the package of this name, or in this folder; None where "auto" leaves it to torch."""
     from mobilevitv2.runtime import embedded
 
@@ -71,7 +72,7 @@ def _folder_model(model: str, engine: str, asked: list[str]) -> RuntimeModel | N
             f"--engine {engine} runs classifiers inside the package or in folders, and exported files; export {model} first: "
             f"`mobilevitv2 export {model} model.onnx`."
         )
-    return embedded.open_folder(folder, engine=engine, source=model)
+    return embedded.open_folder(folder, engine=engine, callers=callers, source=model)
 
 
 def _folder(model: str) -> Path | None:

@@ -66,8 +66,13 @@ def predict(
         Argument("segment, detect: answer larger pictures in overlapping tiles with this side, e.g. 1024", metavar="PIXELS"),
     ] = None,
     device: Annotated[str | None, Argument("cpu, cuda, cuda:1, mps; without it the best there is", metavar="NAME")] = None,
-    batch_size: Annotated[int, Argument("pictures answered at once", metavar="N")] = 16,
-    workers: Annotated[int | None, Argument("threads that read pictures; without it one a core, at most 8", metavar="N")] = None,
+    batch_size: Annotated[
+        int, Argument("pictures answered at once; of many, ONNX Runtime and OpenVINO answer one on each core", metavar="N")
+    ] = 16,
+    workers: Annotated[
+        int | None,
+        Argument("threads that read pictures, and in those two answer them; without it one a core, torch at most 8", metavar="N"),
+    ] = None,
     json: Annotated[
         str | None,
         Argument(
@@ -133,6 +138,7 @@ def predict(
         if coco is not None:
             writers.append(CocoWriter(stack.enter_context(opened(coco))))
 
+        groups = _groups(sources, folders_are_videos=video, every=every, rate=rate)
         wanted = None if classes is None else [name.strip() for name in classes.split(",") if name.strip()]
         answering: Any = runtime_answers(
             model,
@@ -144,6 +150,7 @@ def predict(
             tile=tile,
             device=device,
             attention=attention,
+            callers=_callers(groups, workers),
         )
         if answering is None:
             from mobilevitv2.cli.quiet import quiet_libraries
@@ -160,7 +167,6 @@ def predict(
                 device=device,
                 attention=attention,
             )
-        groups = _groups(sources, folders_are_videos=video, every=every, rate=rate)
         _prepare_writers(writers, answering, groups)
         run = _Run(answering, writers, saver, batch_size=batch_size, workers=workers, quiet=STDOUT in (json, csv, coco))
         for group in groups:
@@ -172,6 +178,15 @@ def predict(
     if run.failed and run.count > 1:
         note(f"{run.failed} of {run.count} pictures could not be read")
     return 1 if run.failed else 0
+
+
+def _callers(groups: Sequence[Video | list[Named]], workers: int | None) -> int:
+    """Threads that a runtime should answer with."""
+    from mobilevitv2.streaming import callers_for, check_counts
+
+    check_counts(1, workers)
+    counts = [group.count if isinstance(group, Video) else len(group) for group in groups]
+    return callers_for(None if None in counts else sum(count or 0 for count in counts), workers)
 
 
 def _prepare_writers(writers: Sequence[Any], answering: Task, groups: Sequence[Video | list[Named]]) -> None:

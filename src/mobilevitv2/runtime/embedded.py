@@ -61,13 +61,16 @@ def can_open(folder: Path) -> bool:
     )
 
 
-def open_folder(folder: Path, *, engine: str = "auto", threads: int | None = None, source: str | None = None) -> RuntimeModel:
+def open_folder(
+    folder: Path, *, engine: str = "auto", threads: int | None = None, callers: int = 1, source: str | None = None
+) -> RuntimeModel:
     """A classifier's folder, ready to answer.
 
     Args:
         folder: that `can_open` says yes to.
         engine: "onnxruntime", "openvino", or "auto" for the first that is installed.
         threads: for one answer; the runtime's choice where None.
+        callers: as in `open_model`.
         source: name for messages.
 
     Raises:
@@ -90,10 +93,10 @@ def open_folder(folder: Path, *, engine: str = "auto", threads: int | None = Non
     if chosen == "openvino":
         from mobilevitv2.runtime.with_openvino import open_bytes as with_openvino
 
-        return RuntimeModel(with_openvino(content, where=where, threads=threads), where=where)
+        return RuntimeModel(with_openvino(content, where=where, threads=threads, callers=callers), where=where)
     from mobilevitv2.runtime.with_onnxruntime import open_bytes
 
-    return RuntimeModel(open_bytes(content, where=where, threads=threads), where=where)
+    return RuntimeModel(open_bytes(content, where=where, threads=threads, callers=callers), where=where)
 
 
 def read_safetensors(path: Path) -> dict[str, Array]:

@@ -23,6 +23,7 @@ class Engine(Protocol):
         version: of the runtime.
         metadata: the text under `METADATA_KEY` in the file (or beside it), None where there is none.
         inputs, outputs: name -> (shape, numpy dtype name), in the file's order; free axes are None.
+        callers: threads that may call `run` at the same time.
     """
 
     @property
@@ -47,6 +48,11 @@ class Engine(Protocol):
 
     @property
     def outputs(self) -> Mapping[str, tuple[tuple[int | None, ...], str]]:
+        """See the class."""
+        ...
+
+    @property
+    def callers(self) -> int:
         """See the class."""
         ...
 
@@ -75,6 +81,8 @@ ENGINES: dict[str, tuple[str, str]] = {
 }
 # OpenVINO reads ONNX files too.
 ALSO_READS = {"openvino": (".onnx",)}
+SEVERAL_CALLERS = ("onnxruntime", "openvino")
+"""Engines that several threads may run at once."""
 
 
 def is_runtime_file(source: object) -> bool:
@@ -82,8 +90,15 @@ def is_runtime_file(source: object) -> bool:
     return isinstance(source, str | Path) and Path(source).suffix.lower() in ENGINES
 
 
-def open_engine(path: Path, *, engine: str = "auto", threads: int | None = None) -> Engine:
+def open_engine(path: Path, *, engine: str = "auto", threads: int | None = None, callers: int = 1) -> Engine:
     """Open a file with the engine of its ending, or with another one that reads it.
+
+    Args:
+        path: the file.
+        engine: its name, or "auto".
+        threads: for one answer; the runtime's choice where None.
+        callers: threads that will call `run` at once, each of which then calculates by itself; engines that cannot do this stay
+            with one, as their attribute `callers` says.
 
     Raises:
         ConfigurationError: an ending that no engine reads, or an engine that does not read this ending.
@@ -99,4 +114,7 @@ def open_engine(path: Path, *, engine: str = "auto", threads: int | None = None)
         module = next(home for known, home in ENGINES.values() if known == engine)
     if not path.is_file():
         raise ConfigurationError(f"{path} does not exist; check the path (the current folder is {Path.cwd()}).")
-    return cast(Engine, import_module(module).open_engine(path, threads=threads))
+    opener = import_module(module).open_engine
+    if callers > 1 and (name if engine == "auto" else engine) in SEVERAL_CALLERS:
+        return cast(Engine, opener(path, callers=callers))
+    return cast(Engine, opener(path, threads=threads))

@@ -30,20 +30,22 @@ IOU, CANDIDATES, DETECTIONS = 0.5, 400, 200
 """Of a detector's suppression outside the file; as the image processor's defaults."""
 
 
-def open_model(path: str | os.PathLike[str], *, engine: str = "auto", threads: int | None = None) -> RuntimeModel:
+def open_model(path: str | os.PathLike[str], *, engine: str = "auto", threads: int | None = None, callers: int = 1) -> RuntimeModel:
     """A file that `mobilevitv2 export` wrote, ready to answer.
 
     Args:
         path: `.onnx`, `.xml`, `.pte` or `.tflite`.
         engine: "onnxruntime", "openvino", "executorch", "litert"; the one of the file's ending where it is "auto".
         threads: for one answer; the runtime's choice where None.
+        callers: threads that will ask for answers at once, each of which then calculates by itself, which gives more answers a
+            second than many threads for one; `model.engine.callers` is 1 where the engine cannot do that.
 
     Raises:
         ConfigurationError: no such file, or an ending that no engine opens.
         WeightsError: a damaged file, or one that is no MobileViTV2's. MissingDependency: the engine is not installed.
     """
     place = Path(path)
-    return RuntimeModel(open_engine(place, engine=engine, threads=threads), where=str(place))
+    return RuntimeModel(open_engine(place, engine=engine, threads=threads, callers=callers), where=str(place))
 
 
 class RuntimeModel:

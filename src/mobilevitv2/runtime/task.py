@@ -26,6 +26,8 @@ class RuntimeTask:
         name: "classify", "segment" or "detect".
         names: of the classes.
         tile: None: exported files see whole pictures.
+        callers: threads that may call `prepare` and `answer` at once.
+        together: pictures that one call of `answer` is for; more go through the file one after another.
     """
 
     tile: int | None = None
@@ -49,6 +51,7 @@ class RuntimeTask:
         if top_k < 1:
             raise ConfigurationError(f"top_k={top_k} gives no label; ask for at least 1.")
         self.model, self.top_k, self.name = model, top_k, model.task
+        self.callers, self.together = model.engine.callers, model.largest_batch or 1
         self.threshold = DEFAULT_THRESHOLD if threshold is None else threshold
         self.names: Mapping[int, str] = model.names
         self.chosen = chosen_classes(self.names, len(self.names), classes)

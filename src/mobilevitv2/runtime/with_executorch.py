@@ -30,6 +30,7 @@ class ExecuTorchEngine:
     """A .pte file; see `Engine`."""
 
     name = "executorch"
+    callers = 1
 
     def __init__(self, path: Path, *, threads: int | None) -> None:
         data = path.read_bytes()

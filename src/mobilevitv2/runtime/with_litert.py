@@ -22,6 +22,7 @@ class LiteRTEngine:
     """A .tflite file; see `Engine`."""
 
     name = "litert"
+    callers = 1
 
     def __init__(self, path: Path, *, threads: int | None) -> None:
         content = path.read_bytes()

@@ -25,11 +25,13 @@ SILENT = 4
 
 
 class OnnxRuntimeEngine:
-    """A session on the CPU."""
+    """A session on the CPU. With several callers each answers in its own thread: no pool of threads that wait for each other."""
 
     name = "onnxruntime"
 
-    def __init__(self, content: str | bytes, *, where: str, threads: int | None = None) -> None:
+    def __init__(self, content: str | bytes, *, where: str, threads: int | None = None, callers: int = 1) -> None:
+        self.callers = callers
+        threads = 1 if callers > 1 else threads
         runtime = _library()
         options = runtime.SessionOptions()
         options.log_severity_level = SILENT  # what goes wrong is raised as well
@@ -57,14 +59,14 @@ class OnnxRuntimeEngine:
         return dict(zip(names, self._session.run(names, {self._input: image}), strict=True))
 
 
-def open_engine(path: Path, *, threads: int | None = None) -> OnnxRuntimeEngine:
-    """Open a file."""
-    return OnnxRuntimeEngine(str(path), where=str(path), threads=threads)
+def open_engine(path: Path, *, threads: int | None = None, callers: int = 1) -> OnnxRuntimeEngine:
+    """Open a file; see `engines.open_engine`."""
+    return OnnxRuntimeEngine(str(path), where=str(path), threads=threads, callers=callers)
 
 
-def open_bytes(content: bytes, *, where: str, threads: int | None = None) -> OnnxRuntimeEngine:
+def open_bytes(content: bytes, *, where: str, threads: int | None = None, callers: int = 1) -> OnnxRuntimeEngine:
     """Open a model that is in memory; `where` is what messages call it."""
-    return OnnxRuntimeEngine(content, where=where, threads=threads)
+    return OnnxRuntimeEngine(content, where=where, threads=threads, callers=callers)
 
 
 def _library() -> Any:

@@ -6,6 +6,7 @@ import io
 import json
 from importlib import import_module
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -19,43 +20,52 @@ HINTS = {"bf16": "bf16"}
 
 
 class OpenVinoEngine:
-    """A model compiled for the CPU."""
+    """A model compiled for the CPU, with a stream of one thread for each of several callers."""
 
     name = "openvino"
 
-    def __init__(self, source: Path | bytes, *, where: str, threads: int | None = None) -> None:
+    def __init__(self, source: Path | bytes, *, where: str, threads: int | None = None, callers: int = 1) -> None:
         library = _library()
         core = library.Core()
         try:
             model = core.read_model(source if isinstance(source, Path) else io.BytesIO(source))
             self.metadata = _metadata(model)
             settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _hint(self.metadata)}
-            if threads is not None:
+            if callers > 1:
+                settings |= {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": callers, "INFERENCE_NUM_THREADS": callers}
+            elif threads is not None:
                 settings["INFERENCE_NUM_THREADS"] = threads
             self._compiled = core.compile_model(model, "CPU", settings)
         except Exception as error:  # RuntimeError and others of its own
             raise WeightsError(f"{where} cannot be opened by OpenVINO ({_last_line(error)}); copy or export it again.") from error
         self.version: str = library.__version__
-        self._request = self._compiled.create_infer_request()
+        self.callers = callers
+        self._requests: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(callers):
+            self._requests.put(self._compiled.create_infer_request())
         self.inputs = {_name(port): _shape_and_type(port) for port in self._compiled.inputs}
         self.outputs = {_name(port): _shape_and_type(port) for port in self._compiled.outputs}
 
     def run(self, image: Array) -> dict[str, Array]:
         """All outputs by name."""
-        results = self._request.infer([image], share_inputs=True)
-        return {name: np.array(results[index]) for index, name in enumerate(self.outputs)}
+        request = self._requests.get()
+        try:
+            results = request.infer([image], share_inputs=True)
+            return {name: np.array(results[index]) for index, name in enumerate(self.outputs)}
+        finally:
+            self._requests.put(request)
 
 
-def open_engine(path: Path, *, threads: int | None = None) -> OpenVinoEngine:
-    """Open a file."""
+def open_engine(path: Path, *, threads: int | None = None, callers: int = 1) -> OpenVinoEngine:
+    """Open a file; see `engines.open_engine`."""
     if path.suffix.lower() == ".xml" and not path.with_suffix(".bin").is_file():
         raise WeightsError(f"{path} has no {path.with_suffix('.bin').name} beside it, which holds its weights; copy both files.")
-    return OpenVinoEngine(path, where=str(path), threads=threads)
+    return OpenVinoEngine(path, where=str(path), threads=threads, callers=callers)
 
 
-def open_bytes(content: bytes, *, where: str, threads: int | None = None) -> OpenVinoEngine:
+def open_bytes(content: bytes, *, where: str, threads: int | None = None, callers: int = 1) -> OpenVinoEngine:
     """Open an ONNX model that is in memory; `where` is what messages call it."""
-    return OpenVinoEngine(content, where=where, threads=threads)
+    return OpenVinoEngine(content, where=where, threads=threads, callers=callers)
 
 
 def _library() -> Any:
