@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import time
@@ -21,6 +22,11 @@ def guarded(run: Callable[[], Any]) -> Any:
         return run()
     except Exception as error:
         return f"{type(error).__name__}: {str(error).strip()[:300]}"
+
+
+def described(arguments: argparse.Namespace) -> dict[str, str]:
+    """The options of a run as text, files by their names: where they lie on a machine tells nothing."""
+    return {name: value.name if isinstance(value, Path) else str(value) for name, value in vars(arguments).items()}
 
 
 def save(results: dict[str, Any], path: Path | None) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 import gpu_models
 import kernel_cases
 import torch
-from gpu_measuring import copy_bandwidth, elapsed, guarded, milliseconds, relative_error, save, wait, wanted
+from gpu_measuring import copy_bandwidth, described, elapsed, guarded, milliseconds, relative_error, save, wait, wanted
 from torch import Tensor
 
 from mobilevitv2.kernels import tiles
@@ -54,7 +54,7 @@ def main() -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
     results: dict[str, Any] = {
-        "arguments": {k: str(v) for k, v in vars(arguments).items()},
+        "arguments": described(arguments),
         "device": environment(arguments.device),
     }
     print(results["device"])

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_measuring import copy_bandwidth, elapsed, guarded, save, wait, wanted
+from gpu_measuring import copy_bandwidth, described, elapsed, guarded, save, wait, wanted
 from peers import build
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -55,7 +55,7 @@ def main() -> None:
 
         training_kernels.run(arguments)
         return
-    results: dict[str, Any] = {"arguments": {k: str(v) for k, v in vars(arguments).items()}, "rows": {}}
+    results: dict[str, Any] = {"arguments": described(arguments), "rows": {}}
     if arguments.device == "cuda":
         results["device"] = f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
         results["copy_gb_s"] = copy_bandwidth("cuda")

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import training_cases
-from gpu_measuring import copy_bandwidth, elapsed, guarded, milliseconds, relative_error, save, wanted
+from gpu_measuring import copy_bandwidth, described, elapsed, guarded, milliseconds, relative_error, save, wanted
 
 from mobilevitv2.kernels import training_operations as operations
 
@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
     """A table of all kernels, or of the rows asked for."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     listed = [layer for layer in training_cases.layers(arguments.width, arguments.size) if wanted(layer.name, arguments.rows)]
-    results: dict[str, Any] = {"arguments": {k: str(v) for k, v in vars(arguments).items()}, "rows": []}
+    results: dict[str, Any] = {"arguments": described(arguments), "rows": []}
     if arguments.device == "cuda":
         results["device"] = f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
         results["copy_gb_s"] = copy_bandwidth("cuda")
