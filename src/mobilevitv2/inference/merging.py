@@ -5,7 +5,8 @@ the stage has no sum with its input. Their product costs D * E operations a pixe
 and 256 px 224 million multiply-adds less, an eighth of all, and three maps less to write and read. The last projection is taken of
 the mean over the map, since the mean of a linear map is the linear map of the mean.
 
-Only where nobody asks for the outputs of the stages: with output_hidden_states=True the trunk runs as it was.
+Only where nobody asks for the outputs of the stages: with output_hidden_states=True, or with a forward hook on anything in the
+encoder, the trunk runs as it was.
 """
 
 from __future__ import annotations
@@ -92,8 +93,9 @@ class MergedTrunk(MobileViTV2Model):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> BaseModelOutputWithPoolingAndNoAttention | tuple[Any, ...]:
-        """The pooled features; with hidden states as `MobileViTV2Model` does it."""
-        if wants(output_hidden_states, self.config.output_hidden_states) or not wants(return_dict, self.config.return_dict):
+        """The pooled features; with hidden states, or hooks in the encoder, as `MobileViTV2Model` does it."""
+        whole = wants(output_hidden_states, self.config.output_hidden_states) or self._watched()
+        if whole or not wants(return_dict, self.config.return_dict):
             return super().forward(pixel_values, output_hidden_states, return_dict)
         x = self.conv_stem(check_pixel_values(pixel_values, self.config.num_channels))
         expand: nn.Module | None = None
@@ -105,3 +107,7 @@ class MergedTrunk(MobileViTV2Model):
             x = stage(x, expand=expand, whole=after is None)
             expand = after
         return BaseModelOutputWithPoolingAndNoAttention(pooler_output=last.pooled(x, expand=expand))
+
+    def _watched(self) -> bool:
+        """Whether a hook waits for something in the encoder, which the merged way would leave out or give other values."""
+        return any(module._forward_hooks or module._forward_pre_hooks for module in self.encoder.modules())
