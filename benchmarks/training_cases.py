@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from mobilevitv2.blocks import make_divisible
 from mobilevitv2.kernels import training_filtering as filtering
 from mobilevitv2.kernels import training_operations as operations
-from mobilevitv2.kernels.training_tiles import LIBRARY, Lanes, Rows, power
+from mobilevitv2.kernels.tiles import power
+from mobilevitv2.kernels.training_tiles import LIBRARY, Lanes, Rows
 
 DTYPE = torch.bfloat16 if torch.cuda.is_available() else torch.float32
 

@@ -59,3 +59,15 @@ def test_float32_is_equal(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     exact = answers(model, x)
     for _ in range(3):
         assert (answers(fast, x) - exact).abs().max() < 2e-5 * exact.abs().max()
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_another_gpu_than_the_current_one() -> None:
+    model, x = model_of("classify").cuda(1), pictures(2).cuda(1)
+    assert torch.cuda.current_device() == 0
+    fast = optimize_for_inference(model, device="cuda:1", dtype="bfloat16")
+    exact = answers(model, x)
+    plain = error(answers(copy.deepcopy(model).bfloat16(), x.bfloat16()), exact)
+    for _ in range(3):
+        assert error(answers(fast, x.bfloat16()), exact) <= 1.1 * plain
+    assert torch.cuda.current_device() == 0

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,14 +20,16 @@ if os.environ["TRITON_INTERPRET"] == "1" and type(tl.sum).__name__ != "Interpret
     pytest.skip("Triton was imported before these tests; set TRITON_INTERPRET=1 in the environment", allow_module_level=True)
 
 from small_models import pictures, randomise, relative_difference, small_config
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from triton.runtime.errors import OutOfResources
 
 from mobilevitv2 import MobileViTV2ForImageClassification, MobileViTV2ForSemanticSegmentation
 from mobilevitv2.blocks import unfold_patches
 from mobilevitv2.inference import fold, optimize_for_inference
-from mobilevitv2.kernels import kernels_enabled, operations
-from mobilevitv2.kernels.modules import FusedBlock, FusedInvertedResidual, FusedStem, fuse_modules
+from mobilevitv2.kernels import convolution_kernels, fitting, kernels_enabled, operations, tiles, token_kernels
+from mobilevitv2.kernels.devices import on_its_device
+from mobilevitv2.kernels.modules import FusedBlock, FusedInvertedResidual, FusedStem, _NormedProduct, fuse_modules
 from mobilevitv2.kernels.tiles import LIBRARY, Tile
 
 ACTIVATIONS: dict[str, Any] = {"none": lambda x: x, "silu": F.silu, "relu": F.relu}
@@ -141,6 +146,88 @@ def test_token_mlp(height: int, width: int, side: int, dim: int, hidden: int, ga
     torch.testing.assert_close(partials.sum(1), sums(found)[:, 0], rtol=1e-4, atol=1e-1)
 
 
+# ---- GPUs with less room, and other GPUs than the current one ----------------------------------------------------------------
+
+
+class Small:
+    """Stands for a kernel on a GPU that has room for few tiles."""
+
+    def __init__(self, kernel: Any, fits: Any) -> None:
+        self.kernel, self.fits, self.refused = kernel, fits, 0
+
+    def __getitem__(self, grid: Any) -> Any:
+        def launch(*args: Any, **options: Any) -> None:
+            if not self.fits(options):
+                self.refused += 1
+                raise OutOfResources(200_000, 101_376, "shared memory")
+            self.kernel[grid](*args, **options)
+
+        return launch
+
+
+@pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "_found", {})
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_smaller_tiles_where_a_gpu_has_no_room(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    small = Small(convolution_kernels.pointwise_kernel, lambda options: options["BLOCK_M"] * options["BLOCK_K"] <= 512)
+    none = Small(convolution_kernels.resident_pointwise_kernel, lambda options: False)
+    monkeypatch.setattr(convolution_kernels, "pointwise_kernel", small)
+    monkeypatch.setattr(convolution_kernels, "resident_pointwise_kernel", none)
+    monkeypatch.setattr(tiles, "FEW_PROGRAMS", 1)  # weights stay with a program, as in large maps
+    x, weight, bias = random(2, 8, 8, 40), random(24, 40, seed=1), random(24, seed=2)
+    refused = []
+    for _ in range(2):
+        assert relative_difference(operations.pointwise(x, weight, bias), F.linear(x, weight, bias)) < 1e-5
+        refused.append((small.refused, none.refused))
+    assert 0 not in refused[0]
+    assert refused[1] == refused[0]  # the second call knew
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "pointwise: cpu has no room for Tile" in caplog.text
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_tokens_where_a_gpu_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Small(token_kernels.token_mlp_kernel, lambda options: (options["BLOCK_M"], options["BLOCK_H"]) == (16, 16))
+    monkeypatch.setattr(token_kernels, "token_mlp_kernel", small)
+    tokens, first, second = random(2, 8, 8, 24), random(40, 24, seed=1), random(24, 40, seed=3)
+    shift, bias = random(40, seed=2), random(24, seed=4)
+    found, _ = operations.token_mlp(tokens, sums(tokens), first, shift, second, bias, eps=1e-5, activation="silu")
+    expected = tokens + F.linear(F.silu(F.linear(standardise(tokens), first, shift)), second, bias)
+    assert relative_difference(found, expected) < 1e-5
+    assert small.refused > 0
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_a_tile_that_was_asked_for_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    none = Small(convolution_kernels.pointwise_kernel, lambda options: False)
+    monkeypatch.setattr(convolution_kernels, "pointwise_kernel", none)
+    x, weight = random(2, 4, 4, 40), random(24, 40, seed=1)
+    with pytest.raises(OutOfResources):
+        operations.pointwise(x, weight, None, tile=Tile(32, 32, 32, 4, 2))
+    assert none.refused == 1
+    with pytest.raises(OutOfResources):
+        operations.pointwise(x, weight, None)
+
+
+@pytest.mark.parametrize(("index", "entered"), [(0, []), (1, [1])])
+def test_kernels_start_on_the_gpu_of_their_input(index: int, entered: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    @contextlib.contextmanager
+    def guard(device: torch.device) -> Iterator[None]:
+        seen.append(device.index)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "device", guard)
+    x: Any = SimpleNamespace(is_cuda=True, device=torch.device("cuda", index))
+    assert on_its_device(lambda self, x, y: (self, y))("module", x, 3) == ("module", 3)
+    assert seen == entered
+
+
 # ---- whole models -----------------------------------------------------------------------------------------------------------
 
 
@@ -167,6 +254,25 @@ def test_a_dilated_segmenter_of_kernels_is_equal() -> None:
     model, x = randomise(MobileViTV2ForSemanticSegmentation(small_config(output_stride=8))), pictures(height=32)
     with torch.no_grad():
         assert relative_difference(fused(model)(x).logits, model(x).logits) < 1e-5
+
+
+def test_other_weights_bring_their_sums_along() -> None:
+    """Behind a norm the sums of a weight's rows are kept besides the weight."""
+    torch.manual_seed(0)
+    first, second = (randomise(MobileViTV2ForImageClassification(small_config()), seed=seed) for seed in (0, 1))
+    nn.init.normal_(second.mobilevitv2.encoder.layer[2].conv_projection.convolution.weight)
+    ours, other, x = fused(first), fused(second), pictures(1, height=32).to(DEVICE)
+    kept = [module.sums for module in ours.modules() if isinstance(module, _NormedProduct)]
+    with torch.no_grad():
+        ours(x)
+    ours.load_state_dict(other.state_dict())
+    found = [module.sums for module in ours.modules() if isinstance(module, _NormedProduct)]
+    assert all(one is another for one, another in zip(kept, found, strict=True))  # a recorded graph reads them where they were
+    with torch.no_grad():
+        assert relative_difference(ours(x).logits, second(x).logits) < 1e-5
+    ours.load_state_dict(fused(first).state_dict(), assign=True)
+    with torch.no_grad():
+        assert relative_difference(ours(x).logits, first(x).logits) < 1e-5
 
 
 def test_what_no_kernel_covers_stays() -> None:

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from small_models import pictures, randomise, relative_difference, small_config
 from torch import Tensor, nn
 from torch.nn import functional as F
+from triton.runtime.errors import OutOfResources
 
 from mobilevitv2 import MobileViTV2ForImageClassification
 from mobilevitv2.blocks import (
@@ -33,6 +34,7 @@ from mobilevitv2.blocks import (
     TransformerLayer,
 )
 from mobilevitv2.inference import fold
+from mobilevitv2.kernels import fitting, training_convolutions
 from mobilevitv2.kernels import training_filtering as filtering
 from mobilevitv2.kernels import training_operations as operations
 from mobilevitv2.kernels.training import drop_training_kernels, use_training_kernels
@@ -189,6 +191,26 @@ def test_filters_with_any_tile(stride: int, dilation: int, height: int, width: i
     ours = filtering.depthwise_backward(d, z, norm, back, taps, x, x_norm=norm, kind="silu", tile=tile, **options)
     assert relative_difference(ours.input.permute(0, 3, 1, 2), exact[0]) < 1e-5
     assert relative_difference(ours.weight.t(), exact[1].flatten(1)) < 1e-5
+
+
+class Full:
+    """Stands for a kernel on a GPU that has room for no tile."""
+
+    def __getitem__(self, grid: Any) -> Any:
+        def launch(*args: Any, **options: Any) -> None:
+            raise OutOfResources(200_000, 101_376, "shared memory")
+
+        return launch
+
+
+def test_products_where_a_gpu_has_no_room(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """torch's product on what the other kernels make, and a warning for each direction."""
+    monkeypatch.setattr(fitting, "_found", {})
+    for name in ("pointwise_forward_kernel", "pointwise_backward_kernel"):
+        monkeypatch.setattr(training_convolutions, name, Full())
+    compare(prepared(InvertedResidual(16, 16, activation=F.silu)), random(2, 16, 4, 4), DTYPES[0])
+    assert len(caplog.records) <= 4  # one for each direction and tile
+    assert "has no room for Rows" in caplog.text
 
 
 # ---- the seam ---------------------------------------------------------------------------------------------------------------

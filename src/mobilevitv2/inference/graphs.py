@@ -42,6 +42,7 @@ class GraphedForward:
         self._recordings: OrderedDict[Key, _Recording] = OrderedDict()
         self._seen: OrderedDict[Key, bool] = OrderedDict()  # whether the call can be recorded
         self._pool: Any = None  # of memory, made with the first recording
+        self._streams: dict[torch.device, torch.cuda.Stream] = {}  # one a device, or recordings could not share the memory
         functools.update_wrapper(self, forward)  # transformers' pipelines read the signature
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -62,14 +63,14 @@ class GraphedForward:
         return _copied(recording.output)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_recordings": OrderedDict(), "_seen": OrderedDict(), "_pool": None}
+        return {**self.__dict__, "_recordings": OrderedDict(), "_seen": OrderedDict(), "_pool": None, "_streams": {}}
 
     def _add(self, key: Key, args: tuple[Any, ...], kwargs: dict[str, Any], pictures: Tensor) -> bool:
         """Whether there is a recording now."""
         if not self._seen[key]:
             return False
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), torch.cuda.device(pictures.device):
                 self._recordings[key] = self._record(args, kwargs, pictures)
         except RuntimeError as error:
             logger.warning("calls with pictures %s are not recorded as CUDA graphs: %s", tuple(pictures.shape), error)
@@ -91,10 +92,12 @@ class GraphedForward:
         with torch.cuda.stream(stream):
             run()  # what is made at a first call is made outside the recording
         torch.cuda.current_stream(pictures.device).wait_stream(stream)
+        if pictures.device not in self._streams:
+            self._streams[pictures.device] = torch.cuda.Stream(pictures.device)  # type: ignore[no-untyped-call, unused-ignore]
         graph = torch.cuda.CUDAGraph()
         # Recordings run one after another and answers are copied at once, so what one leaves in the memory is nobody's.
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._streams[pictures.device]):
             output = run()
         return _Recording(graph, fixed, output)
 

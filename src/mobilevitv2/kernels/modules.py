@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from mobilevitv2.blocks import (
 from mobilevitv2.inference.activations import kind_of
 from mobilevitv2.inference.fold import FoldedAttention
 from mobilevitv2.kernels import operations
+from mobilevitv2.kernels.devices import on_its_device
 
 LARGEST_DIM = 512
 """Of a token; beyond it a tile does not fit the registers."""
@@ -81,6 +82,7 @@ class FusedStem(nn.Module):
         self.stride = plain.convolution.stride[0]
         self.kind = _kind(plain.activation)
 
+    @on_its_device
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> (B, out, H / stride, W / stride), channels_last."""
         weight, bias = self.filters.weight, self.filters.bias
@@ -111,6 +113,14 @@ class _NormedProduct(_Product):
         self.sums = operations.row_sums(self.weight)
         return self
 
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        sums = operations.row_sums(self.weight)
+        if sums.shape == self.sums.shape and sums.device == self.sums.device:
+            self.sums.copy_(sums)  # where a recorded CUDA graph finds them
+        else:  # load_state_dict(assign=True) took other weights
+            self.sums = sums
+
 
 class _Filter(nn.Module):
     """A depthwise convolution with its activation."""
@@ -139,6 +149,7 @@ class FusedInvertedResidual(nn.Module):
         self.filter = _Filter(plain.conv_3x3)
         self.reduce = _Product(plain.reduce_1x1.convolution)
 
+    @on_its_device
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), sides rounded up, channels_last."""
         rows = x.permute(0, 2, 3, 1).contiguous()
@@ -203,6 +214,7 @@ class FusedBlock(nn.Module):
         self.layers = nn.ModuleList(FusedTransformerLayer(layer, patch_size=plain.patch_size) for layer in layers)
         self.projection = _NormedProduct(plain.conv_projection.convolution)
 
+    @on_its_device
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), sides rounded up to whole patches, channels_last."""
         x = resize_to_patches(self.downsampling_layer(x), self.patch_size)  # (B, C, H, W)

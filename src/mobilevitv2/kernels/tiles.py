@@ -26,6 +26,16 @@ class Tile(NamedTuple):
     stages: int
     programs: int = 0
 
+    def smaller(self) -> Tile | None:
+        """The next one that wants less shared memory; None where there is none."""
+        if self.stages > 1:
+            return self._replace(stages=self.stages - 1)
+        if self.programs:  # weights that do not stay need not all be there
+            return Tile(64, 64, min(64, self.outputs), 4, 2)
+        if self.rows > 16:
+            return self._replace(rows=self.rows // 2)
+        return self._replace(step=self.step // 2) if self.step > 16 else None
+
 
 LIBRARY = Tile(0, 0, 0, 0, 0)
 """In the place of a tile: torch's own operation is faster for this layer."""

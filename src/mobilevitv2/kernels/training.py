@@ -26,6 +26,7 @@ from mobilevitv2.blocks import (
 )
 from mobilevitv2.inference.activations import kind_of
 from mobilevitv2.kernels import kernels_enabled
+from mobilevitv2.kernels.devices import on_its_device
 
 LARGEST_DIM = 512
 """Of a token; beyond it a tile does not fit the registers."""
@@ -63,6 +64,7 @@ def drop_training_kernels(model: nn.Module) -> None:
             del module.forward
 
 
+@on_its_device
 def _residual(module: InvertedResidual, x: Tensor) -> Tensor:
     dtype = _dtype(module, x)
     if dtype is None or not _covers_residual(module, x):
@@ -82,6 +84,7 @@ def _residual(module: InvertedResidual, x: Tensor) -> Tensor:
     return _map(InvertedResidualFunction.apply(_rows(x, dtype), part, *parameters))
 
 
+@on_its_device
 def _block(module: MobileViTV2Block, x: Tensor) -> Tensor:
     dtype = _dtype(module, x)
     if dtype is None or not _covers_block(module, x):
@@ -106,6 +109,7 @@ def _block(module: MobileViTV2Block, x: Tensor) -> Tensor:
     return _map(functions.ProjectionFunction.apply(tokens, last.normalization, last.convolution.weight, *_affine(last)))
 
 
+@on_its_device
 def _stem(module: ConvNormAct, x: Tensor) -> Tensor:
     dtype = _dtype(module, x)
     suits = _plain(module) and _trains(module.normalization) and _enough(x, module.convolution.stride[0])
@@ -133,19 +137,15 @@ def _dtype(module: nn.Module, x: Tensor) -> torch.dtype | None:
         dtype = torch.get_autocast_dtype(x.device.type)
     else:
         dtype = x.dtype if x.dtype == weight.dtype else torch.float32
-    known = dtype in (torch.bfloat16, torch.float16) and _drives(x.device) if x.is_cuda else _interpreted()
+    known = dtype in (torch.bfloat16, torch.float16) and _suits(x.device) if x.is_cuda else _interpreted()
     if not known or weight.device != x.device or any(m._forward_hooks or m._forward_pre_hooks for m in list(module.modules())[1:]):
         return None
     return dtype
 
 
-def _drives(device: torch.device) -> bool:
-    """Whether the kernels run there: an NVIDIA GPU that is not too old, and the current one, on which Triton starts them."""
-    return device.index == torch.cuda.current_device() and _suits(device)
-
-
 @functools.cache
 def _suits(device: torch.device) -> bool:
+    """Whether the kernels run there: an NVIDIA GPU that is not too old."""
     return torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= OLDEST_GPU
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mobilevitv2.kernels import training_filters as kernels
 from mobilevitv2.kernels import training_stem as stem_kernels
+from mobilevitv2.kernels.tiles import power
 from mobilevitv2.kernels.training_operations import (
     Gradients,
     Kind,
@@ -19,7 +20,7 @@ from mobilevitv2.kernels.training_operations import (
     programs_for,
     room_for,
 )
-from mobilevitv2.kernels.training_tiles import Lanes, Rows, depthwise_back_tile, depthwise_tile, power, stem_tile
+from mobilevitv2.kernels.training_tiles import Lanes, Rows, depthwise_back_tile, depthwise_tile, stem_tile
 
 
 def depthwise(
@@ -72,6 +73,7 @@ def depthwise(
         BLOCK_M=tile.rows,
         BLOCK_C=tile.channels,
         num_warps=tile.warps,
+        enable_fp_fusion=True,
     )
     return out, found
 
@@ -135,6 +137,7 @@ def depthwise_backward(
         BLOCK_M=tile.rows,
         BLOCK_C=tile.channels,
         num_warps=tile.warps,
+        enable_fp_fusion=True,
     )
     return Gradients(out, None if kind == "raw" else partials, weights.sum(0))
 
@@ -173,6 +176,7 @@ def stem(x: Tensor, weight: Tensor, *, side: int, stride: int, tile: Rows | None
         BLOCK_K=power(channels * side * side),
         BLOCK_N=power(outputs),
         num_warps=tile.warps,
+        enable_fp_fusion=True,
     )
     return out, found
 
@@ -212,5 +216,6 @@ def stem_backward(
         BLOCK_K=power(taps),
         BLOCK_N=power(outputs),
         num_warps=tile.warps,
+        enable_fp_fusion=True,
     )
     return weights.sum(0)

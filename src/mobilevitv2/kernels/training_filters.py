@@ -14,6 +14,8 @@ import triton.language as tl  # type: ignore[import-untyped, import-not-found, u
 
 from mobilevitv2.kernels.training_convolutions import _activate, _activate_with_slope, _leave, _leave_lanes, _row
 
+COUNTS = ["lanes", "tiles", "programs", "strips", "spans", "in_height", "in_width", "out_height", "out_width", "blocks_c"]
+
 
 @triton.jit
 def _input(source, inside, scale, shift, KIND: tl.constexpr):
@@ -23,20 +25,7 @@ def _input(source, inside, scale, shift, KIND: tl.constexpr):
     return value
 
 
-@triton.jit(
-    do_not_specialize=[
-        "lanes",
-        "tiles",
-        "programs",
-        "strips",
-        "spans",
-        "in_height",
-        "in_width",
-        "out_height",
-        "out_width",
-        "blocks_c",
-    ]
-)
+@triton.jit(do_not_specialize=COUNTS)
 def depthwise_forward_kernel(
     x,
     norm,
@@ -136,20 +125,7 @@ def _gradient(d, z, place, inside, scale, slope, offset):
     return value + tl.where(inside, offset, 0.0)
 
 
-@triton.jit(
-    do_not_specialize=[
-        "lanes",
-        "tiles",
-        "programs",
-        "strips",
-        "spans",
-        "in_height",
-        "in_width",
-        "out_height",
-        "out_width",
-        "blocks_c",
-    ]
-)
+@triton.jit(do_not_specialize=COUNTS)
 def depthwise_backward_kernel(
     d,
     z,

@@ -19,6 +19,22 @@ PAD = 8
 """Columns behind the values: the score, and zeros up to what matrix units like."""
 
 
+class Places(NamedTuple):
+    """Where the tokens are: patches of a picture and of a row, the map's sides, channels of a token and of `both`."""
+
+    patches: int
+    wide: int
+    width: int
+    height: int
+    dim: int
+    stride: int
+
+
+def _places(tokens: Tensor, patch_size: int) -> Places:
+    _, height, width, dim = tokens.shape
+    return Places(height * width // patch_size**2, width // patch_size, width, height, dim, dim + PAD)
+
+
 class Normed(NamedTuple):
     """`total` is the sum that was normalised, `moments` (B, 2) its mean and 1 / deviation."""
 
@@ -50,6 +66,7 @@ def add_and_norm(x: Tensor, addend: Tensor | None, weight: Tensor, bias: Tensor,
         BLOCK_M=_rows(rows, block_d, 4096),
         BLOCK_D=block_d,
         num_warps=8,
+        enable_fp_fusion=True,
     )
     return Normed(total, out, moments)
 
@@ -86,6 +103,7 @@ def norm_backward(gradient: Tensor, x: Tensor, moments: Tensor, weight: Tensor, 
         BLOCK_M=_rows(rows, block_d, 4096),
         BLOCK_D=block_d,
         num_warps=8,
+        enable_fp_fusion=True,
     )
     sums = partials.sum(1)
     return NormBack(out, sums[0], sums[1], sums[2])
@@ -103,57 +121,45 @@ def context(tokens: Tensor, both: Tensor, *, patch_size: int) -> Context:
 
     Reads 1 pass.
     """
-    batch, height, width, dim = tokens.shape
-    pixels = patch_size**2
-    patches = height * width // pixels
-    scores = torch.empty(batch * pixels, patches, device=tokens.device, dtype=torch.float32)
-    summed = torch.empty(batch * pixels, dim, device=tokens.device, dtype=tokens.dtype)
+    programs, dim, places = tokens.shape[0] * patch_size**2, tokens.shape[-1], _places(tokens, patch_size)
+    scores = torch.empty(programs, places.patches, device=tokens.device, dtype=torch.float32)
+    summed = torch.empty(programs, dim, device=tokens.device, dtype=tokens.dtype)
     block_d = triton.next_power_of_2(dim)
-    kernels.context_kernel[(batch * pixels,)](
+    kernels.context_kernel[(programs,)](
         tokens,
         both,
         summed,
         scores,
-        patches,
-        width // patch_size,
-        width,
-        height,
-        dim,
-        dim + PAD,
+        *places,
         PATCH=patch_size,
-        BLOCK_N=triton.next_power_of_2(patches),
-        BLOCK_M=_rows(patches, block_d, 4096),
+        BLOCK_N=triton.next_power_of_2(places.patches),
+        BLOCK_M=_rows(places.patches, block_d, 4096),
         BLOCK_D=block_d,
         num_warps=4,
+        enable_fp_fusion=True,
     )
     return Context(scores, summed)
 
 
 def context_backward(tokens: Tensor, found: Context, gradient: Tensor, both_gradient: Tensor, *, patch_size: int) -> Tensor:
     """The tokens' gradient; that of the scores is written into `both_gradient`. Reads 1 pass, writes 1."""
-    batch, height, width, dim = tokens.shape
-    pixels = patch_size**2
-    patches = height * width // pixels
+    programs, dim, places = tokens.shape[0] * patch_size**2, tokens.shape[-1], _places(tokens, patch_size)
     out = torch.empty_like(tokens)
     block_d = triton.next_power_of_2(dim)
-    kernels.context_backward_kernel[(batch * pixels,)](
+    kernels.context_backward_kernel[(programs,)](
         tokens,
         found.scores,
         found.summed,
         gradient,
         out,
         both_gradient,
-        patches,
-        width // patch_size,
-        width,
-        height,
-        dim,
-        dim + PAD,
+        *places,
         PATCH=patch_size,
         PAD=PAD,
-        BLOCK_M=_rows(patches, block_d, 4096),
+        BLOCK_M=_rows(places.patches, block_d, 4096),
         BLOCK_D=block_d,
         num_warps=4,
+        enable_fp_fusion=True,
     )
     return out
 
@@ -178,6 +184,7 @@ def gate(both: Tensor, factors: Tensor, shape: torch.Size, *, patch_size: int) -
         BLOCK_M=block_m,
         BLOCK_D=block_d,
         num_warps=4,
+        enable_fp_fusion=True,
     )
     return out
 
@@ -193,9 +200,7 @@ class GateBack(NamedTuple):
 
 def gate_backward(gradient: Tensor, both: Tensor, factors: Tensor, *, patch_size: int) -> GateBack:
     """Backward of `gate`. Reads 2 passes, writes 2."""
-    batch, height, width, dim = gradient.shape
-    pixels = patch_size**2
-    patches = height * width // pixels
+    programs, dim, places = gradient.shape[0] * patch_size**2, gradient.shape[-1], _places(gradient, patch_size)
     found = GateBack(
         torch.empty_like(gradient),
         torch.empty_like(both),
@@ -203,21 +208,17 @@ def gate_backward(gradient: Tensor, both: Tensor, factors: Tensor, *, patch_size
         torch.empty(factors.shape, device=both.device, dtype=torch.float32),
     )
     block_d = triton.next_power_of_2(dim)
-    kernels.gate_backward_kernel[(batch * pixels,)](
+    kernels.gate_backward_kernel[(programs,)](
         gradient,
         both,
         factors,
         *found,
-        patches,
-        width // patch_size,
-        width,
-        height,
-        dim,
-        dim + PAD,
+        *places,
         PATCH=patch_size,
-        BLOCK_M=_rows(patches, block_d, 4096),
+        BLOCK_M=_rows(places.patches, block_d, 4096),
         BLOCK_D=block_d,
         num_warps=4,
+        enable_fp_fusion=True,
     )
     return found._replace(columns=found.columns.sum(0))
 
@@ -251,6 +252,7 @@ def silu_backward(gradient: Tensor, x: Tensor) -> SiluBack:
         BLOCK_M=tile.rows,
         BLOCK_C=tile.channels,
         num_warps=tile.warps,
+        enable_fp_fusion=True,
     )
     return found._replace(columns=found.columns.sum(0))
 

@@ -2,6 +2,8 @@
 
 Bytes in the docstrings are those of one call, with e bytes an element and M = B H W; a GPU's time is at least bytes over bandwidth.
 Weights and statistics are small and not counted. Partial sums of one call are joined by the next.
+
+All launches ask for fused multiplications and additions, which is what was measured: Triton 3.9 announces another default.
 """
 
 from __future__ import annotations
@@ -13,9 +15,12 @@ import torch
 import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
 from torch import Tensor, nn
 
+from mobilevitv2.kernels import devices
 from mobilevitv2.kernels import training_convolutions as kernels
 from mobilevitv2.kernels import training_norms as norm_kernels
-from mobilevitv2.kernels.training_tiles import LIBRARY, Rows, back_tile, plain_tile, pointwise_tile, power
+from mobilevitv2.kernels.fitting import fitted
+from mobilevitv2.kernels.tiles import power
+from mobilevitv2.kernels.training_tiles import LIBRARY, Rows, back_tile, plain_tile, pointwise_tile
 
 Kind = Literal["raw", "none", "silu", "relu"]
 """What stands between a stored map and its reader: nothing, a batch norm, or a batch norm with an activation."""
@@ -52,6 +57,7 @@ def gather(statistics: Statistics, norm: nn.BatchNorm2d) -> Tensor:
         BLOCK_P=triton.next_power_of_2(programs),
         BLOCK_C=8,
         num_warps=8,
+        enable_fp_fusion=True,
     )
     return found
 
@@ -81,6 +87,7 @@ def gather_back(partials: Tensor, norm: Tensor, *, count: int, dtype: torch.dtyp
         BLOCK_P=triton.next_power_of_2(programs),
         BLOCK_C=8,
         num_warps=8,
+        enable_fp_fusion=True,
     )
     return Back(table, gradients[0], gradients[1])
 
@@ -102,6 +109,7 @@ def statistics(z: Tensor, *, tile: Rows | None = None) -> Statistics:
         BLOCK_M=tile.rows,
         BLOCK_C=tile.channels,
         num_warps=tile.warps,
+        enable_fp_fusion=True,
     )
     return found
 
@@ -125,6 +133,7 @@ def normalise(z: Tensor, norm: Tensor, *, kind: Kind, residual: Tensor | None = 
         BLOCK_M=tile.rows,
         BLOCK_C=tile.channels,
         num_warps=tile.warps,
+        enable_fp_fusion=True,
     )
     return out
 
@@ -157,6 +166,7 @@ def activation_backward(
         BLOCK_M=tile.rows,
         BLOCK_C=tile.channels,
         num_warps=tile.warps,
+        enable_fp_fusion=True,
     )
     return out, partials
 
@@ -168,7 +178,18 @@ def norm_backward(d: Tensor, z: Tensor, norm: Tensor, back: Tensor, *, tile: Row
     blocks_c = triton.cdiv(channels, tile.channels)
     out = torch.empty_like(z)
     norm_kernels.norm_backward_kernel[(triton.cdiv(rows, tile.rows) * blocks_c,)](
-        d, z, norm, back, out, rows, channels, blocks_c, BLOCK_M=tile.rows, BLOCK_C=tile.channels, num_warps=tile.warps
+        d,
+        z,
+        norm,
+        back,
+        out,
+        rows,
+        channels,
+        blocks_c,
+        BLOCK_M=tile.rows,
+        BLOCK_C=tile.channels,
+        num_warps=tile.warps,
+        enable_fp_fusion=True,
     )
     return out
 
@@ -188,7 +209,9 @@ def pointwise(
     over the input and one over the output less.
     """
     inputs, outputs, rows = x.shape[-1], weight.shape[0], x.numel() // x.shape[-1]
-    tile = tile or pointwise_tile(inputs, outputs)
+    if tile is None:
+        run = functools.partial(pointwise, x, weight, norm=norm, kind=kind, statistics_wanted=statistics_wanted)
+        return fitted(run, pointwise_tile(inputs, outputs), "pointwise in training", x)
     if tile == LIBRARY:
         out = (x if norm is None else normalise(x, norm, kind=kind)) @ weight.t()
         return out, statistics(out) if statistics_wanted else NOTHING
@@ -215,6 +238,7 @@ def pointwise(
         BLOCK_N=tile.channels,
         STAGES=tile.stages,
         num_warps=tile.warps,
+        enable_fp_fusion=True,
     )
     return out, found
 
@@ -246,7 +270,10 @@ def pointwise_backward(
     Against norm's, convolution's (twice), activation's backward and the sums one after another: 4 passes over N and 5 over K less.
     """
     inputs, outputs, rows = x.shape[-1], weight.shape[0], x.numel() // x.shape[-1]
-    tile = tile or back_tile(inputs, outputs)
+    if tile is None:
+        run = functools.partial(pointwise_backward, d, weight, x, z=z, norm=norm, back=back, x_norm=x_norm)
+        run = functools.partial(run, kind=kind, residual=residual)
+        return fitted(run, back_tile(inputs, outputs), "pointwise, backward", x)
     if tile == LIBRARY:
         return _library_backward(d, weight, x, z, norm, back, x_norm, kind, residual)
     tiles, blocks_k = triton.cdiv(rows, tile.rows), triton.cdiv(inputs, tile.channels)
@@ -281,6 +308,7 @@ def pointwise_backward(
         BLOCK_N=power(outputs),
         STAGES=tile.stages,
         num_warps=tile.warps,
+        enable_fp_fusion=True,
     )
     return Gradients(out, None if kind == "raw" else partials, weights.sum(0))
 
@@ -316,7 +344,7 @@ def room_for(x: Tensor, tiles: int, blocks: int, each: int, channels: int) -> tu
 
 def programs_for(device: torch.device, tiles: int, blocks: int, each: int) -> int:
     """`each` on a multiprocessor, shared by the blocks of channels; no more than there are tiles, or one program can join."""
-    return max(1, min(tiles, 1024, _multiprocessors(device) * each // blocks))
+    return max(1, min(tiles, 1024, devices.multiprocessors(device) * each // blocks))
 
 
 def precision_for(x: Tensor) -> str:
@@ -324,8 +352,3 @@ def precision_for(x: Tensor) -> str:
     if triton.knobs.runtime.interpret:
         return "interpreted"
     return "ieee" if x.dtype == torch.float32 else "tf32"
-
-
-@functools.cache
-def _multiprocessors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2

@@ -3,7 +3,7 @@
 The words and the letters are those of training_convolutions.py.
 """
 
-# ruff: noqa: N803, ANN001, ANN201, ANN202
+# ruff: noqa: N803, ANN001, ANN201
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, assignment"
 
 from __future__ import annotations
@@ -11,39 +11,13 @@ from __future__ import annotations
 import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
 import triton.language as tl  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
+from mobilevitv2.kernels.convolution_kernels import patches
 from mobilevitv2.kernels.training_convolutions import _dot, _joined, _leave, _row
 
-
-@triton.jit
-def _patches(
-    x,
-    picture,
-    pixel,
-    stride_b,
-    stride_c,
-    stride_y,
-    stride_x,
-    in_height,
-    in_width,
-    out_width,
-    out_pixels,
-    CHANNELS: tl.constexpr,
-    SIDE: tl.constexpr,
-    STRIDE: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
-    """The taps of each pixel as a row of a matrix; channel, row and column of the filter, the order of torch's weights."""
-    tap = tl.arange(0, BLOCK_K)
-    channel = tap // (SIDE * SIDE)
-    y = (pixel // out_width * STRIDE - SIDE // 2)[:, None] + (tap // SIDE % SIDE)[None, :]
-    column = (pixel % out_width * STRIDE - SIDE // 2)[:, None] + (tap % SIDE)[None, :]
-    inside = (y >= 0) & (y < in_height) & (column >= 0) & (column < in_width)
-    inside = inside & (pixel < out_pixels)[:, None] & (channel < CHANNELS)[None, :]
-    source = x + picture * stride_b + channel[None, :] * stride_c + y * stride_y + column * stride_x
-    return tl.load(source, mask=inside, other=0.0)
+COUNTS = ["in_height", "in_width", "out_width", "out_pixels", "tiles", "per_picture", "programs"]
 
 
-@triton.jit(do_not_specialize=["in_height", "in_width", "out_width", "out_pixels", "tiles", "per_picture", "programs"])
+@triton.jit(do_not_specialize=COUNTS)
 def stem_forward_kernel(
     x,
     weight,
@@ -83,7 +57,7 @@ def stem_forward_kernel(
     for tile in range(program, tiles, programs):
         picture = (tile // per_picture).to(tl.int64)
         pixel = tile % per_picture * BLOCK_M + tl.arange(0, BLOCK_M)
-        taps = _patches(
+        taps = patches(
             x, picture, pixel, stride_b, stride_c, stride_y, stride_x, in_height, in_width, out_width, out_pixels,
             CHANNELS, SIDE, STRIDE, BLOCK_K,
         )  # fmt: skip
@@ -97,7 +71,7 @@ def stem_forward_kernel(
     tl.store(counts + program, count)
 
 
-@triton.jit(do_not_specialize=["in_height", "in_width", "out_width", "out_pixels", "tiles", "per_picture", "programs"])
+@triton.jit(do_not_specialize=COUNTS)
 def stem_backward_kernel(
     d,
     z,
@@ -137,7 +111,7 @@ def stem_backward_kernel(
     for tile in range(program, tiles, programs):
         picture = (tile // per_picture).to(tl.int64)
         pixel = tile % per_picture * BLOCK_M + tl.arange(0, BLOCK_M)
-        taps = _patches(
+        taps = patches(
             x, picture, pixel, stride_b, stride_c, stride_y, stride_x, in_height, in_width, out_width, out_pixels,
             CHANNELS, SIDE, STRIDE, BLOCK_K,
         )  # fmt: skip

@@ -1,10 +1,10 @@
-"""Which tile each kernel of a training step works on: tables where measured, a rule for all other sizes."""
+"""Which tile each kernel of a training step works on."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
+from mobilevitv2.kernels.tiles import power
 
 
 class Rows(NamedTuple):
@@ -24,6 +24,14 @@ class Rows(NamedTuple):
     programs: int
     stages: int = 1
 
+    def smaller(self) -> Rows | None:
+        """The next one that wants less shared memory, at last torch's product; None behind that."""
+        if self == LIBRARY:
+            return None
+        if self.stages > 1:
+            return self._replace(stages=self.stages - 1)
+        return self._replace(rows=self.rows // 2) if self.rows > 16 else LIBRARY
+
 
 class Lanes(NamedTuple):
     """A tile of a depthwise kernel: `rows` lanes of `height` x `width` pixels, and the rest as in `Rows`."""
@@ -40,19 +48,7 @@ LIBRARY = Rows(0, 0, 0, 0)
 """In the place of a tile: torch's product on what other kernels make, faster where the weights fill a multiprocessor."""
 
 LARGEST_RESIDENT = 128
-"""Channels up to which a program keeps weights, and the sum of their gradient, where no table says otherwise."""
-
-FORWARD: dict[tuple[int, int], Rows] = {}
-"""By input and output channels."""
-
-BACK: dict[tuple[int, int], Rows] = {}
-"""By input and output channels."""
-
-DEPTHWISE: dict[tuple[int, int], Lanes] = {}
-"""By channels and stride."""
-
-DEPTHWISE_BACK: dict[tuple[int, int], Lanes] = {}
-"""By channels and stride, of which height and width are multiples."""
+"""Channels up to which a program keeps weights, and the sum of their gradient."""
 
 
 def plain_tile(channels: int) -> Rows:
@@ -69,34 +65,27 @@ def stem_tile() -> Rows:
 def pointwise_tile(inputs: int, outputs: int) -> Rows:
     """Weights stay with a program."""
     rule = Rows(64 if inputs > 64 else 128, min(128, power(outputs)), 4, 4, 2)
-    return FORWARD.get((inputs, outputs), rule if inputs <= LARGEST_RESIDENT else LIBRARY)
+    return rule if inputs <= LARGEST_RESIDENT else LIBRARY
 
 
 def back_tile(inputs: int, outputs: int) -> Rows:
     """Weights, and the sum of their gradient, stay with a program."""
     large = outputs > 64
     rule = Rows(64, min(64, power(inputs)), 8 if large else 4, 2)
-    return BACK.get((inputs, outputs), rule if max(inputs, outputs) <= LARGEST_RESIDENT else LIBRARY)
+    return rule if max(inputs, outputs) <= LARGEST_RESIDENT else LIBRARY
 
 
 def depthwise_tile(channels: int, stride: int) -> Lanes:
     """Two to four channels a thread."""
-    rule = Lanes(8 if stride == 1 else 4, 64, 2, 2, 4, 8)
-    return DEPTHWISE.get((channels, stride)) or narrow(rule, channels)
+    return narrow(Lanes(8 if stride == 1 else 4, 64, 2, 2, 4, 8), channels)
 
 
 def depthwise_back_tile(channels: int, stride: int) -> Lanes:
     """Nine sums of the filters' gradient are held by each thread."""
-    rule = Lanes(8 if stride == 1 else 4, 64, 2, 2, 4, 2 * stride)
-    return DEPTHWISE_BACK.get((channels, stride)) or narrow(rule, channels)
+    return narrow(Lanes(8 if stride == 1 else 4, 64, 2, 2, 4, 2 * stride), channels)
 
 
 def narrow(tile: Lanes, channels: int) -> Lanes:
     """The same number of values with no more channels than there are."""
     wide = min(tile.channels, power(channels))
     return tile._replace(rows=tile.rows * tile.channels // wide, channels=wide)
-
-
-def power(number: int) -> int:
-    """The next power of two, at least what a matrix unit takes."""
-    return max(16, int(triton.next_power_of_2(number)))

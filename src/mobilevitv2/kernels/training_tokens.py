@@ -132,9 +132,23 @@ def group_norm_backward_kernel(
 
 
 @triton.jit
+def _first_token(program, height, width, PATCH: tl.constexpr):
+    """A program has a picture and a pixel of the patch: where that pixel of the first patch is."""
+    picture = (program // (PATCH * PATCH)).to(tl.int64)
+    pixel = program % (PATCH * PATCH)
+    return picture * height * width + pixel // PATCH * width + pixel % PATCH
+
+
+@triton.jit
+def _token(base, patch, wide, width, PATCH: tl.constexpr):
+    """The same pixel of other patches."""
+    return base + patch // wide * PATCH * width + patch % wide * PATCH
+
+
+@triton.jit
 def _scores(both, base, n, patches, wide, width, dim, stride, PATCH: tl.constexpr):
-    """Softmax of the scores of one pixel of all patches; `base` is that pixel's place in the first patch."""
-    token = base + n // wide * PATCH * width + n % wide * PATCH
+    """Softmax of the scores of one pixel of all patches."""
+    token = _token(base, n, wide, width, PATCH)
     score = tl.load(both + token * stride + dim, mask=n < patches, other=float("-inf")).to(tl.float32)
     score = tl.exp(score - tl.max(score))
     return score / tl.sum(score)
@@ -159,9 +173,7 @@ def context_kernel(
 ):
     """layers.context: a program a pixel of the patch and picture."""
     program = tl.program_id(0)
-    picture = (program // (PATCH * PATCH)).to(tl.int64)
-    pixel = program % (PATCH * PATCH)
-    base = picture * height * width + pixel // PATCH * width + pixel % PATCH
+    base = _first_token(program, height, width, PATCH)
     n = tl.arange(0, BLOCK_N)
     share = _scores(both, base, n, patches, wide, width, dim, stride, PATCH)
     tl.store(scores + program.to(tl.int64) * patches + n, share, mask=n < patches)
@@ -171,7 +183,7 @@ def context_kernel(
     summed = tl.zeros((BLOCK_M, BLOCK_D), dtype=tl.float32)
     for start in range(0, patches, BLOCK_M):
         patch = start + m
-        token = base + patch // wide * PATCH * width + patch % wide * PATCH
+        token = _token(base, patch, wide, width, PATCH)
         mask = (patch < patches)[:, None] & (c < dim)[None, :]
         value = tl.load(tokens + token[:, None] * dim + c[None, :], mask=mask, other=0.0).to(tl.float32)
         weight = tl.load(scores + program.to(tl.int64) * patches + patch, mask=patch < patches, other=0.0)
@@ -200,9 +212,7 @@ def context_backward_kernel(
 ):
     """layers.context_backward: the tokens' gradient, and that of the scores before the softmax with zeros behind it."""
     program = tl.program_id(0)
-    picture = (program // (PATCH * PATCH)).to(tl.int64)
-    pixel = program % (PATCH * PATCH)
-    base = picture * height * width + pixel // PATCH * width + pixel % PATCH
+    base = _first_token(program, height, width, PATCH)
     c = tl.arange(0, BLOCK_D)
     m = tl.arange(0, BLOCK_M)
     behind = tl.load(gradient + program.to(tl.int64) * dim + c, mask=c < dim, other=0.0).to(tl.float32)
@@ -210,7 +220,7 @@ def context_backward_kernel(
     pad = tl.arange(0, PAD)
     for start in range(0, patches, BLOCK_M):
         patch = start + m
-        token = base + patch // wide * PATCH * width + patch % wide * PATCH
+        token = _token(base, patch, wide, width, PATCH)
         mask = (patch < patches)[:, None] & (c < dim)[None, :]
         value = tl.load(tokens + token[:, None] * dim + c[None, :], mask=mask, other=0.0).to(tl.float32)
         share = tl.load(scores + program.to(tl.int64) * patches + patch, mask=patch < patches, other=0.0)
@@ -257,9 +267,7 @@ def gate_backward_kernel(
 ):
     """layers.gate_backward: the gated values again, the values' gradient and its sum, the context's gradient."""
     program = tl.program_id(0)
-    picture = (program // (PATCH * PATCH)).to(tl.int64)
-    pixel = program % (PATCH * PATCH)
-    base = picture * height * width + pixel // PATCH * width + pixel % PATCH
+    base = _first_token(program, height, width, PATCH)
     c = tl.arange(0, BLOCK_D)
     m = tl.arange(0, BLOCK_M)
     factor = tl.load(context + program.to(tl.int64) * dim + c, mask=c < dim, other=0.0).to(tl.float32)[None, :]
@@ -267,7 +275,7 @@ def gate_backward_kernel(
     of_value = tl.zeros((BLOCK_M, BLOCK_D), dtype=tl.float32)
     for start in range(0, patches, BLOCK_M):
         patch = start + m
-        token = base + patch // wide * PATCH * width + patch % wide * PATCH
+        token = _token(base, patch, wide, width, PATCH)
         mask = (patch < patches)[:, None] & (c < dim)[None, :]
         value = tl.load(both + token[:, None] * stride + c[None, :], mask=mask, other=0.0).to(tl.float32)
         d = tl.load(gradient + token[:, None] * dim + c[None, :], mask=mask, other=0.0).to(tl.float32)
