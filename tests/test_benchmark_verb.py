@@ -260,6 +260,7 @@ def test_help_answers_without_heavy_imports():
         (["--rounds", "0"], "rounds=0 times nothing"),
         (["--threads", "-1"], "threads=-1 times nothing"),
         (["--against", "timm,timm"], "peer 'timm' is named twice"),
+        (["--model", "name", "name"], "model name is named twice, and its rows would carry one name; once is enough"),
         (["--device", "cuda", "--engines", "onnxruntime"], "onnxruntime runs on the CPU; leave --device cuda out"),
         (["no-such.onnx"], "no-such.onnx does not exist"),
         (["--plot", "bars.gif"], "bars.gif is no file for a picture"),

@@ -171,3 +171,9 @@ def test_a_foreign_module_is_refused():
 def test_an_unknown_runtime_is_refused():
     with pytest.raises(ConfigurationError, match="quantise_for='tensorrt' is unknown; use one of none, openvino, onnxruntime"):
         load_recipe("quantisation-aware", {"quantise_for": "tensorrt"})
+
+
+def test_an_activation_with_a_slip_is_refused_before_anything_is_read():
+    with pytest.raises(ConfigurationError, match="activation='hardswsh' is unknown; use one of swish, silu, hardswish, relu"):
+        load_recipe("quantisation-aware", {"activation": "hardswsh"})
+    assert load_recipe("quantisation-aware", {"activation": "hardswish"}).activation == "hardswish"

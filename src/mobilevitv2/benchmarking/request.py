@@ -58,6 +58,9 @@ class Request:
         _known("dtype", self.dtypes, DTYPES)
         if not self.models or not self.dtypes or not self.batch_sizes:
             raise ConfigurationError("a benchmark needs at least one model, one dtype and one batch size.")
+        if len(set(self.models)) < len(self.models):
+            twice = next(model for model in self.models if self.models.count(model) > 1)
+            raise ConfigurationError(f"model {twice} is named twice, and its rows would carry one name; once is enough.")
         for name, value in (("threads", self.threads), ("rounds", self.rounds)):
             if value is not None and value < 1:
                 raise ConfigurationError(f"{name}={value} times nothing; give at least 1, or leave it out.")

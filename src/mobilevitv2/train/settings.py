@@ -13,6 +13,10 @@ Side = int | tuple[int, int]
 """One side of a square in pixels, or (height, width)."""
 
 CHOICES = {
+    # "" for that of the weights; names of transformers, those that MobileViTV2Config knows by their values
+    "activation": (
+        *("", "swish", "silu", "hardswish", "relu", "relu6", "leaky_relu", "gelu", "gelu_new", "mish", "sigmoid", "tanh", "linear"),
+    ),
     "optimizer": ("adamw", "sgd"),
     "schedule": ("cosine", "constant"),
     "interpolation": ("bicubic", "bilinear"),
@@ -93,7 +97,7 @@ class Recipe:
                 raise ConfigurationError(f"{field}={fields[field]} must be at least 1.")
         for field, choices in CHOICES.items():
             if field in fields and fields[field] not in choices:
-                known = ", ".join(map(str, choices))
+                known = ", ".join(str(choice) for choice in choices if choice != "")
                 raise ConfigurationError(f"{field}={fields[field]!r} is unknown; use one of {known}.")
         for field in SHARES:
             if field in fields and not 0 <= fields[field] <= 1:
