@@ -106,9 +106,7 @@ def _order(key: str) -> tuple[int, int, int]:
 
 
 def precisions(fmt: str) -> list[str]:
-    known = get_format(fmt)
-    offered = [*known.precisions, *(known.quantised if known.quantise is not None else ())]
-    return sorted(dict.fromkeys(offered), key=lambda name: _order(f"0.75/onnx/{name}"))
+    return sorted(get_format(fmt).offered, key=lambda name: _order(f"0.75/onnx/{name}"))
 
 
 def source(model: str, widths: Path | None) -> str | None:

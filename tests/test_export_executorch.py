@@ -17,7 +17,8 @@ from mobilevitv2.errors import ConfigurationError, WeightsError
 
 pytest.importorskip("executorch", reason="the executorch extra is not installed")
 
-from mobilevitv2.export.executorch import FORMAT
+from mobilevitv2.export.executorch import FORMAT, gate_silu
+from mobilevitv2.export.forms import token_module
 from mobilevitv2.export.quantise.calibration import Calibrated
 from mobilevitv2.export.samples import made_picture
 from mobilevitv2.runtime.with_executorch import open_engine
@@ -60,6 +61,20 @@ def test_the_file_says_what_it_is(classifier: tuple[Any, Path, Any]) -> None:
     assert json.loads(engine.metadata)["labels"][3] == "class 3"
 
 
+def test_a_file_without_metadata_runs_and_says_what_it_assumes(
+    classifier: tuple[Any, Path, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mobilevitv2.runtime import open_model
+
+    named = open_model(classifier[1], threads=1).predict(made_picture(0))
+    monkeypatch.setattr("mobilevitv2.runtime.with_executorch.METADATA_KEY", "absent")
+    model = open_model(classifier[1], threads=1)
+    assert model.engine.metadata is None
+    assert list(model.engine.outputs) == ["probabilities"]
+    assert "has no metadata: it is taken for a model of task classify with 10 classes" in caplog.text
+    assert len(model.predict(made_picture(0)).labels) == len(named.labels)
+
+
 def test_an_array_that_does_not_fit_is_refused(classifier: tuple[Any, Path, Any]) -> None:
     engine = open_engine(classifier[1])
     with pytest.raises(WeightsError, match=r"\(1, 3, 32, 96\)"):
@@ -96,16 +111,25 @@ def test_eight_bits_stay_in_the_delegate_and_answer_nearly_the_same(classifier: 
     assert 0 < np.abs(engine.run(image)["logits"] - wanted).max() < 0.2 * np.abs(wanted).max()
 
 
+def test_half_precision_takes_less_room_and_casts_at_its_ends_alone(classifier: tuple[Any, Path, Any], tmp_path: Path) -> None:
+    program = program_of("classify", size=(64, 96), precision="fp16", postprocessing="none")
+    written = FORMAT.write(program, tmp_path / "model.pte")
+    assert written.outside == {"_to_dim_order_copy": 2}
+    assert any("rounded as this processor's kernels do it" in note for note in written.notes)
+    assert (tmp_path / "model.pte").stat().st_size < 0.8 * classifier[1].stat().st_size  # convolutions' weights stay as they are
+    image = pictures(height=64, width=96, seed=1)
+    with torch.no_grad():
+        wanted = program.model(image).logits.numpy()
+    found = open_engine(tmp_path / "model.pte", threads=1).run(image.numpy())["logits"]
+    assert found.dtype == np.float32
+    assert 0 < np.abs(found - wanted).max() < 0.02 * np.abs(wanted).max()
+
+
 def test_what_is_sensitive_stays_float() -> None:
-    from mobilevitv2.export.forms import token_module
     from mobilevitv2.export.quantise.executorch_plan import WEIGHTED, integer_nodes, module_of
-    from mobilevitv2.export.quantise.executorch_quantising import Gated
 
     module = token_module(program_of("classify"), free_mean=False)
-    for part in list(module.modules()):
-        for name, child in list(part.named_children()):
-            if isinstance(child, torch.nn.SiLU):
-                setattr(part, name, Gated())
+    gate_silu(module)
     with torch.no_grad():
         graph = torch.export.export(module, (torch.rand(1, 3, 64, 64),), strict=False).module().graph
     chosen = integer_nodes(graph)
@@ -114,13 +138,6 @@ def test_what_is_sensitive_stays_float() -> None:
     assert not {"softmax", "bmm", "mean", "rsqrt", "sub"} & names
     left = {module_of(node)[0].rpartition(".")[2] for node in graph.nodes if node.target in WEIGHTED and node not in chosen}
     assert left == {"key", "layernorm", "layernorm_before", "layernorm_after", "classifier"}
-
-
-def test_weights_alone_are_refused(tmp_path: Path) -> None:
-    assert FORMAT.quantise is not None
-    with pytest.raises(ConfigurationError, match="use 'int8' with pictures"):
-        FORMAT.quantise(program_of("classify", precision="int8-weights"), tmp_path / "model.pte", None)
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_segmenter_with_pictures_of_bytes(tmp_path: Path) -> None:
@@ -135,10 +152,21 @@ def test_a_segmenter_with_pictures_of_bytes(tmp_path: Path) -> None:
     assert np.abs(found - wanted).max() < 1e-5 * np.abs(wanted).max()
 
 
-@pytest.mark.parametrize(
-    ("change", "message"), [({"dynamic": ("batch",)}, "batch cannot be free"), ({"precision": "fp16"}, "'fp16'")]
-)
-def test_what_the_format_has_not_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=message):
-        FORMAT.write(replace(program_of("classify"), **change), tmp_path / "model.pte")
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_detector_with_its_anchors_as_constants(precision: str, tmp_path: Path) -> None:
+    program = program_of("detect", precision=precision)
+    written = FORMAT.write(program, tmp_path / "model.pte")
+    assert not {"arange", "expand_copy", "select_copy"} & set(written.outside)
+    image = pictures(height=64, width=64, seed=1)
+    with torch.no_grad():
+        wanted = token_module(program, free_mean=False)(image)
+    found = open_engine(tmp_path / "model.pte", threads=1).run(image.numpy())
+    for name, value in zip(("scores", "boxes"), wanted, strict=True):
+        allowed = 1e-5 if precision == "fp32" else 0.02
+        np.testing.assert_allclose(found[name], value.numpy(), atol=allowed * float(value.abs().max()))
+
+
+def test_free_axes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="batch cannot be free"):
+        FORMAT.write(replace(program_of("classify"), dynamic=("batch",)), tmp_path / "model.pte")
     assert not list(tmp_path.iterdir())

@@ -185,6 +185,7 @@ class MobileViTV2PreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # tran
         path: str | os.PathLike[str],
         *,
         format: str | None = None,
+        delegate: str | None = None,
         precision: str = "fp32",
         size: tuple[int, int] | None = None,
         dynamic: bool = False,
@@ -199,17 +200,14 @@ class MobileViTV2PreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # tran
         overwrite: bool = False,
         threads: int | None = None,
     ) -> ExportReport:
-        """Write the model for a device's runtime, run the file there, and compare it with this model.
-
-        The path's ending tells the format: .onnx, .xml (OpenVINO), .pte (ExecuTorch), .tflite (LiteRT) or .mlpackage (Core ML).
-        See `mobilevitv2.export.export` for the options, the report and the errors; the model itself is left as it is.
-        """
+        """`mobilevitv2.export.export` of this model, with all its options; the model is left as it is."""
         from mobilevitv2.export.exporting import export
 
         return export(
             self,
             path,
             format=format,
+            delegate=delegate,
             precision=precision,
             size=size,
             dynamic=dynamic,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from mobilevitv2.cli.arguments import STDOUT, Argument
@@ -24,6 +25,10 @@ def export(
         ),
     ] = None,
     task: Annotated[Literal["classify", "segment", "detect"] | None, Argument("told from the model where it is not given")] = None,
+    delegate: Annotated[
+        Literal["xnnpack", "coreml"] | None,
+        Argument("for executorch: what calculates on the device; xnnpack without it. coreml's files run on Apple's systems only"),
+    ] = None,
     precision: Annotated[
         Literal["fp32", "fp16", "bf16", "int8", "int8-weights"], Argument("of weights and arithmetic, as far as the format has it")
     ] = "fp32",
@@ -64,10 +69,12 @@ def export(
       mobilevitv2 export mobilevitv2-1.0-imagenet1k-256 model.onnx
       mobilevitv2 export runs/pets model.xml --precision bf16 --preprocessing
       mobilevitv2 export deeplabv3-mobilevitv2-1.0-voc voc.onnx --dynamic
+      mobilevitv2 export mobilevitv2-0.75-objects112 model.pte --delegate coreml --precision fp16
       mobilevitv2 export mobilevitv2-0.75-objects112 site --format web
     """
     wanted = _size(size)
-    _check_web(format, {"also": also, "ort_web": ort_web}, {"dynamic": dynamic, "raw_outputs": raw_outputs, "threads": threads})
+    of_files = {"delegate": delegate, "dynamic": dynamic, "raw_outputs": raw_outputs, "threads": threads}
+    _check_web(format, {"also": also, "ort_web": ort_web}, of_files)
 
     from mobilevitv2.cli.quiet import quiet_libraries
     from mobilevitv2.export import export as export_model
@@ -93,6 +100,7 @@ def export(
         model,
         path,
         format=format,
+        delegate=delegate,
         task=task,
         precision=precision,
         size=wanted,
@@ -116,7 +124,7 @@ def _told(report: ExportReport | SiteReport, json: str | None) -> int:
     return 0
 
 
-def _check_web(format: str | None, of_web: dict[str, object], of_files: dict[str, object]) -> None:
+def _check_web(format: str | None, of_web: Mapping[str, object], of_files: Mapping[str, object]) -> None:
     """Options that the other kind of format has."""
     wrong = [name for name, value in (of_files if format == "web" else of_web).items() if value]
     if wrong:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +23,7 @@ from mobilevitv2.errors import ConfigurationError, WeightsError
 from mobilevitv2.export.executorch import quiet
 from mobilevitv2.export.formats import ExportFormat, Written
 from mobilevitv2.export.program import SIDE_STEP, SMALLEST_FREE_SIDE, Answering
+from mobilevitv2.export.samples import made_picture
 from mobilevitv2.runtime.metadata import METADATA_KEY
 
 if TYPE_CHECKING:
@@ -41,6 +44,12 @@ FEWEST_WEIGHTS = 1024
 """Smaller tensors stay as they are: their scales would take as much room."""
 TRIED = 3
 """Sizes that the check evaluates: each costs a forward pass."""
+NOT_RUN = "not run: Core ML exists on Apple's systems only"
+REFUSED_BF16 = "Core ML's programs know no bfloat16; take 'fp16'"
+REFUSED_INT8 = (
+    "its integer arithmetic needs iOS 17 and Apple's own runtime, so nothing about the file could be checked; "
+    "take 'int8-weights' or 'fp16'"
+)
 
 
 class PictureProgram(nn.Module):
@@ -62,12 +71,8 @@ def write(program: Program, path: Path) -> Written:
     """Convert the program and write it.
 
     Raises:
-        ConfigurationError: a free axis, or another precision.
+        ConfigurationError: axes that cannot be free.
     """
-    if program.precision not in ("fp32", "fp16"):
-        raise ConfigurationError(
-            f"precision={program.precision!r} is not written for Core ML; use 'fp16', 'fp32' or 'int8-weights'."
-        )
     with quiet():
         model = convert(program)
         model.save(str(path))
@@ -78,13 +83,8 @@ def quantise(program: Program, path: Path, calibration: Calibrated | None) -> Wr
     """The program with 8-bit weights, by channel and symmetric; it calculates in 16 bits.
 
     Raises:
-        ConfigurationError: int8 values, which Core ML has from iOS 17 on and which cannot be measured here.
+        ConfigurationError: axes that cannot be free.
     """
-    if program.precision != "int8-weights":
-        raise ConfigurationError(
-            "precision='int8' is not written for Core ML: its integer arithmetic cannot be run here, so nothing could be checked; "
-            "use 'int8-weights' or 'fp16'."
-        )
     from coremltools.optimize import coreml as optimize
 
     settings = optimize.OpLinearQuantizerConfig(
@@ -109,7 +109,7 @@ def _written(program: Program, path: Path, model: Any) -> Written:
     operators = Counter(each.op_type for each in model._mil_program.functions["main"].operations)
     for name in NOT_OPERATORS:
         operators.pop(name, None)
-    notes = ["not run: Core ML exists on Apple's systems only"]
+    notes = [NOT_RUN]
     if not program.metadata.picture.inside:
         notes.append("the input is an array; export with preprocessing inside for a picture (ImageType)")
     versions = {name: version(name) for name in ("coremltools", "torch")}
@@ -218,48 +218,75 @@ def check(program: Program, path: Path) -> list[str]:
     Raises:
         WeightsError: an operator that the target has not, too many axes, or a graph that does not answer as PyTorch does.
     """
+    with quiet():
+        mil = loaded(path)
+    line = looked_through(mil)
+    module, taken = picture_module(program), sizes(program)
+    worst = max(_difference(program, module, mil, size) for size in taken[:TRIED])
+    return [
+        f"not run: read back and evaluated operator by operator, it differs from PyTorch by {worst:.2g} of the largest value",
+        f"sizes: {', '.join(f'{height} x {width}' for height, width in taken)}",
+        line,
+    ]
+
+
+def loaded(path: Path) -> Any:
+    """The MIL program of an .mlpackage."""
     import coremltools
 
-    with quiet():
-        model = coremltools.models.MLModel(str(path), skip_model_load=True)
-        mil = coremltools.converters.mil.frontend.milproto.load.load(
-            model.get_spec(), model.get_spec().specificationVersion, str(path / "Data/com.apple.CoreML/weights")
-        )
+    spec = coremltools.models.MLModel(str(path), skip_model_load=True).get_spec()
+    load = coremltools.converters.mil.frontend.milproto.load.load
+    return load(spec, spec.specificationVersion, str(path / "Data/com.apple.CoreML/weights"))
+
+
+def looked_through(mil: Any) -> str:
+    """The operators of a MIL program, as a line for the report.
+
+    Raises:
+        WeightsError: too many axes.
+    """
     operations = [each for each in mil.functions["main"].operations if each.op_type not in NOT_OPERATORS]
     deepest = max((output.rank for each in operations for output in each.outputs if hasattr(output, "rank")), default=0)
     if deepest > MOST_AXES:
         raise WeightsError(f"the program has a tensor of {deepest} axes; Core ML takes {MOST_AXES}.")
-    module, worst = picture_module(program), 0.0
-    taken = sizes(program)
-    for size in taken[:TRIED]:
-        worst = max(worst, _difference(program, module, mil, size))
-    if worst > TOLERANCE[program.precision]:
-        raise WeightsError(
-            f"the program, evaluated operator by operator, differs from PyTorch by {worst:.2g} of the largest value."
-        )
     kinds = sorted({each.op_type for each in operations})
-    return [
-        f"not run: read back and evaluated operator by operator, it differs from PyTorch by {worst:.2g} of the largest value",
-        f"sizes: {', '.join(f'{height} x {width}' for height, width in taken)}",
-        f"{len(operations)} operators of {len(kinds)} kinds, all of {TARGET}, at most {deepest} axes: {', '.join(kinds)}",
-    ]
+    return f"{len(operations)} operators of {len(kinds)} kinds, all of {TARGET}, at most {deepest} axes: {', '.join(kinds)}"
 
 
 def _difference(program: Program, module: PictureProgram, mil: Any, size: tuple[int, int]) -> float:
-    """Of the worst output, as a share of its largest value; of a mask, the share of pixels."""
     from mobilevitv2.export.coreml_evaluation import evaluate
 
-    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
-    image = image * 255 if program.metadata.picture.inside else image
+    image = sample_pixels(size)
+    image = image if program.metadata.picture.inside else image / 255
     with torch.no_grad():
         wanted = module(image)
-    found = evaluate(mil, image.numpy())
+    return answers_alike(program, evaluate(mil, image.numpy()), wanted)
+
+
+def sample_pixels(size: tuple[int, int]) -> Tensor:
+    """A made picture, whole numbers of 0..255 as (1, 3, height, width)."""
+    pixels = np.asarray(made_picture(0).resize(size[::-1]))
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float()
+
+
+def answers_alike(program: Program, found: Mapping[str, Any], wanted: Tensor | tuple[Tensor, ...]) -> float:
+    """How far the worst output lies from PyTorch's, as a share of its largest value; of a mask, the share of pixels.
+
+    Raises:
+        WeightsError: farther than the precision allows.
+    """
     shares = []
     for name, value in zip(program.outputs, wanted if isinstance(wanted, tuple) else (wanted,), strict=True):
         ours, theirs = torch.from_numpy(found[name]).double(), value.double()
         mask = not value.is_floating_point()
         shares.append(float((ours != theirs).double().mean() if mask else (ours - theirs).abs().max() / theirs.abs().max()))
-    return max(shares)
+    worst = float(np.max(shares))  # not a number where one of them is not
+    if not worst <= TOLERANCE[program.precision]:
+        raise WeightsError(
+            f"the program, evaluated operator by operator, differs from PyTorch by {worst:.2g} of the largest value (allowed is "
+            f"{TOLERANCE[program.precision]:g}); the file was removed. Take another precision, or report the model's configuration."
+        )
+    return worst
 
 
 FORMAT = ExportFormat(
@@ -275,6 +302,7 @@ FORMAT = ExportFormat(
     write=write,
     quantise=quantise,
     quantised=("int8-weights",),
+    refused={"bf16": REFUSED_BF16, "int8": REFUSED_INT8},
     check=check,
     tolerance=TOLERANCE,
 )

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 
 from mobilevitv2.errors import ConfigurationError
 from mobilevitv2.export.formats import ExportFormat, Written
-from mobilevitv2.export.forms import token_module
+from mobilevitv2.export.forms import FIXED_ANCHORS, TokenNorm, token_module
+from mobilevitv2.export.program import Answering
 from mobilevitv2.runtime.metadata import METADATA_KEY
 from mobilevitv2.runtime.preprocessing import as_input
 
@@ -29,42 +31,75 @@ if TYPE_CHECKING:
     from mobilevitv2.export.quantise.calibration import Calibrated
 
 METHOD = "forward"
+ROUNDING = "sums in 16 bits were rounded as this processor's kernels do it; those of a phone may round otherwise"
 
 
 def write(program: Program, path: Path) -> Written:
     """Lower the program to XNNPACK and write it.
 
+    In fp16 all but the last softmax and a detector's boxes is calculated in 16 bits; ExecuTorch's exporter stores the weights of
+    convolutions, a quarter of the classifier's, in 32.
+
     Raises:
-        ConfigurationError: a free axis (XNNPACK's reshape takes none), or a precision that is not float32.
+        ConfigurationError: a free axis (XNNPACK's reshape takes none).
     """
-    _check_axes(program)
-    if program.precision != "fp32":
-        raise ConfigurationError(f"precision={program.precision!r} is not written for ExecuTorch; use 'fp32'.")
+    check_axes(program)
     with quiet():
         module = token_module(program, free_mean=False)
+        if program.precision == "fp16":
+            _halve(module)
         with torch.no_grad():
             exported = torch.export.export(module, (program.example,), strict=False)
-        return _written(program, path, _lower(program, exported))
+        written = finished(program, path, _lower(program, exported))
+    return replace(written, notes=(*written.notes, ROUNDING)) if program.precision == "fp16" else written
+
+
+class Gated(nn.Module):
+    """SiLU in two operations: integers have no other, and in 16 bits torch's own would come apart with casts around it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x sigmoid(x)."""
+        return x * torch.sigmoid(x)
+
+
+def gate_silu(module: nn.Module) -> None:
+    """Put `Gated` in the place of every SiLU."""
+    for part in list(module.modules()):
+        for name, child in list(part.named_children()):
+            if isinstance(child, nn.SiLU):
+                setattr(part, name, Gated())
+
+
+def _halve(module: nn.Module) -> None:
+    """Weights and arithmetic in 16 bits, in place. XNNPACK changes no types, so every cast would cut the delegate in two."""
+    assert isinstance(module, Answering)
+    gate_silu(module)
+    for part in module.modules():
+        if isinstance(part, TokenNorm):  # a number would become a float32 constant with a cast behind it
+            eps = torch.full((1, 1, 1), part.eps)
+            del part.eps
+            part.register_buffer("eps", eps, persistent=False)
+    anchors = getattr(module.model, FIXED_ANCHORS, None)
+    module.model.half()
+    module.dtype = torch.float16
+    if anchors is not None:  # places in the picture, which boxes are calculated from in float32
+        setattr(module.model, FIXED_ANCHORS, anchors)
 
 
 def quantise(program: Program, path: Path, calibration: Calibrated | None) -> Written:
     """The program with 8-bit weights and values, as `path`.
 
     Raises:
-        ConfigurationError: a free axis, or weights alone.
+        ConfigurationError: a free axis.
     """
-    _check_axes(program)
-    if calibration is None:
-        raise ConfigurationError(
-            f"precision={program.precision!r} is not written for ExecuTorch: its XNNPACK partitioner takes 8-bit weights together "
-            "with 8-bit values, not alone; use 'int8' with pictures."
-        )
+    check_axes(program)
+    assert calibration is not None  # weights alone are not offered
     with quiet():
         from mobilevitv2.export.quantise.executorch_quantising import PARTITIONER_CONFIGS, quantised_program
 
         images = (torch.from_numpy(as_input(each[None], program.metadata.picture, "NCHW")) for each in calibration.ranges)
         made = quantised_program(token_module(program, free_mean=False), program.example, images)
-        written = _written(program, path, _lower(program, made.exported, PARTITIONER_CONFIGS))
+        written = finished(program, path, _lower(program, made.exported, PARTITIONER_CONFIGS))
     integer, weighted = made.integer
     told = {
         "weights": "int8 by channel",
@@ -76,12 +111,14 @@ def quantise(program: Program, path: Path, calibration: Calibrated | None) -> Wr
     return replace(written, quantisation=told, versions={**written.versions, "torchao": version("torchao")})
 
 
-def _check_axes(program: Program) -> None:
+def check_axes(program: Program) -> None:
+    """Refuse free axes."""
     if program.dynamic:
         raise ConfigurationError(f"{' and '.join(program.dynamic)} cannot be free in ExecuTorch; export one file for each shape.")
 
 
-def _written(program: Program, path: Path, lowered: Any) -> Written:
+def finished(program: Program, path: Path, lowered: Any) -> Written:
+    """Write a lowered program, and see which operators it has."""
     operators, outside = _operators(lowered.exported_program())
     path.write_bytes(lowered.to_executorch().buffer)
     notes = (f"operators outside the delegate: {', '.join(outside)}",) if outside else ()
@@ -137,14 +174,14 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-TOLERANCE: Mapping[str, float] = {"fp32": 1e-4}
+TOLERANCE: Mapping[str, float] = {"fp32": 1e-4, "fp16": 2e-2}
 
 FORMAT = ExportFormat(
     name="executorch",
     suffix=".pte",
     extra="executorch",
     modules=("executorch",),
-    precisions=("fp32",),
+    precisions=("fp32", "fp16"),
     layout="NCHW",
     free_axes=(),
     suppression=False,
@@ -152,5 +189,13 @@ FORMAT = ExportFormat(
     write=write,
     quantise=quantise,
     quantised=("int8",),
+    refused={
+        "bf16": "XNNPACK has bfloat16 for fully connected layers alone, so that convolutions would stay outside the delegate; "
+        "take 'fp32'",
+        "int8-weights": "XNNPACK's partitioner takes 8-bit weights together with 8-bit values, not alone; "
+        "take 'int8' with pictures, or the delegate coreml",
+    },
+    delegates={"xnnpack": "mobilevitv2.export.executorch", "coreml": "mobilevitv2.export.executorch_coreml"},
+    delegate="xnnpack",
     tolerance=TOLERANCE,
 )

@@ -36,6 +36,7 @@ def export(
     path: str | os.PathLike[str],
     *,
     format: str | None = None,
+    delegate: str | None = None,
     precision: str = "fp32",
     size: tuple[int, int] | None = None,
     dynamic: bool = False,
@@ -59,6 +60,8 @@ def export(
         model: the name of a record, a folder, a hub id, a weights file, or a model.
         path: of the file; its ending is the format's.
         format: "onnx", "openvino", "executorch", "litert" or "coreml"; told from the path's ending where None.
+        delegate: what calculates on the device, for "executorch": "xnnpack" (where None) or "coreml", whose files run on Apple's
+            systems only, so they are evaluated operator by operator in place of being run.
         precision: "fp32", "fp16", "bf16", "int8" or "int8-weights", as far as the format has it.
         size: (height, width) of the input; that of the image processor where None.
         dynamic: leave height and width free too, for multiples of 64 from 128 on. The batch is free in any case where the format
@@ -80,14 +83,14 @@ def export(
         threads: of the runtime while it is timed; its own choice where None.
 
     Raises:
-        ConfigurationError: a format, precision or size that there is not, or a path that is taken.
+        ConfigurationError: a format, delegate, precision or size that there is not, or a path that is taken.
         MissingDependency: the format's libraries are not installed.
         WeightsError: weights that cannot be read, or a file that does not answer as PyTorch does; it is gone then.
     """
     place = Path(path)
     if format == "web":
         raise ConfigurationError("format='web' is a folder of files: call mobilevitv2.export.web.export_site, or the command.")
-    fmt = get_format(format or _told_format(place))
+    fmt = get_format(format or _told_format(place), delegate=delegate)
     _check_request(fmt, precision, calibration)
     place = _check_path(place, fmt, overwrite)
     _check_installed(fmt)
@@ -153,6 +156,7 @@ def _written_and_verified(
         path=path,
         files={each.name: _bytes_of(each) for each in written.files},
         format=fmt.name,
+        delegate=fmt.delegate,
         metadata=with_versions(program.metadata, written.versions),
         operators=written.operators,
         outside=written.outside,
@@ -199,9 +203,10 @@ def _told_format(path: Path) -> str:
 def _check_request(fmt: ExportFormat, precision: str, calibration: Any) -> None:
     if precision not in PRECISIONS:
         raise ConfigurationError(f"precision={precision!r} is unknown; there are {', '.join(PRECISIONS)}.")
-    possible = [*fmt.precisions, *(name for name in fmt.quantised if fmt.quantise is not None and name not in fmt.precisions)]
-    if precision not in possible:
-        raise ConfigurationError(f"precision={precision!r} is not offered for {fmt.name}, which has {', '.join(possible)}.")
+    if precision not in fmt.offered:
+        where = f"{fmt.name} with the delegate {fmt.delegate}" if fmt.delegate else fmt.name
+        reason = f": {fmt.refused[precision]}" if precision in fmt.refused else ""
+        raise ConfigurationError(f"precision={precision!r} is not offered for {where}{reason}. There are {', '.join(fmt.offered)}.")
     if precision == "int8" and calibration is None:
         raise ConfigurationError("precision='int8' needs pictures to measure ranges on; pass calibration (--calibrate DATA).")
     if precision != "int8" and calibration is not None:

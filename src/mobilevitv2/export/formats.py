@@ -63,6 +63,11 @@ class ExportFormat:
             metadata are final; options are those of the format (`--format-option` is not offered: keep them few and typed).
         check: for a format without engine: what was checked instead, as lines for the report; raises WeightsError where it fails.
         quantised: the precisions that `quantise` gives.
+        refused: why the format has not the other precisions, and what to take in their place, one sentence each without the final
+            dot; the error says it.
+        delegates: for a format whose files are made for one of several accelerators: their names as `--delegate` takes them, with
+            the module whose `FORMAT` writes for it. The first is taken where none is asked for.
+        delegate: which of them this one writes for; None where there is no choice.
         staged: writing is quick enough to compare the stem and every stage each time, not only where the answers depart: a model
             whose answers hardly depend on the picture hides mistakes in its middle.
         tolerance: for each precision the largest difference of an output, as a share of its largest value; the others use the
@@ -81,9 +86,18 @@ class ExportFormat:
     write: Callable[[Program, Path], Written]
     quantise: Callable[[Program, Path, Calibrated | None], Written] | None = None
     quantised: tuple[str, ...] = ("int8", "int8-weights")
+    refused: Mapping[str, str] = field(default_factory=dict)
+    delegates: Mapping[str, str] = field(default_factory=dict)
+    delegate: str | None = None
     check: Callable[[Program, Path], list[str]] | None = None
     staged: bool = False
     tolerance: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """All precisions that a file can have, in the order of `PRECISIONS`."""
+        known = {*self.precisions, *(self.quantised if self.quantise is not None else ())}
+        return tuple(name for name in PRECISIONS if name in known)
 
 
 FORMATS: dict[str, str] = {
@@ -95,17 +109,27 @@ FORMATS: dict[str, str] = {
 }
 
 
-def get_format(name: str) -> ExportFormat:
-    """The format of this name.
+def get_format(name: str, *, delegate: str | None = None) -> ExportFormat:
+    """The format of this name, for this delegate.
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: there is none, or it has no such delegate.
     """
+    if name not in FORMATS:
+        raise ConfigurationError(f"format={name!r} is unknown; {_nearest(name, FORMATS)}")
+    found: ExportFormat = import_module(FORMATS[name]).FORMAT
+    if delegate is None:
+        return found
+    if not found.delegates:
+        raise ConfigurationError(f"delegate={delegate!r}, but format {name} has no delegates to choose from; leave it out.")
+    if delegate not in found.delegates:
+        raise ConfigurationError(f"delegate={delegate!r} is unknown to {name}; {_nearest(delegate, found.delegates)}")
+    chosen: ExportFormat = import_module(found.delegates[delegate]).FORMAT
+    return chosen
+
+
+def _nearest(name: str, known: Mapping[str, object]) -> str:
     import difflib
 
-    if name not in FORMATS:
-        near = difflib.get_close_matches(name.lower(), FORMATS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(FORMATS)}."
-        raise ConfigurationError(f"format={name!r} is unknown; {hint}")
-    found: ExportFormat = import_module(FORMATS[name]).FORMAT
-    return found
+    near = difflib.get_close_matches(name.lower(), known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}."

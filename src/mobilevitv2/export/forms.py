@@ -33,6 +33,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPoolingAndNoAttenti
 from mobilevitv2.backbone import MobileViTV2Model, MobileViTV2PreTrainedModel
 from mobilevitv2.blocks import InvertedResidual, MobileNetLayer, MobileViTV2Block, TransformerLayer, resize_to_patches
 from mobilevitv2.classification import MobileViTV2ForImageClassification
+from mobilevitv2.detection import MobileViTV2ForObjectDetection
 from mobilevitv2.errors import ConfigurationError
 from mobilevitv2.export.program import Answering, Program
 from mobilevitv2.inference.fold import FoldedAttention
@@ -40,6 +41,7 @@ from mobilevitv2.inference.merging import merged_units
 from mobilevitv2.segmentation import AtrousSpatialPyramidPooling, ImagePooling, PyramidPooling
 
 FloatMatrix = npt.NDArray[np.float64]
+FIXED_ANCHORS = "fixed_anchors"
 
 
 def token_module(program: Program, *, free_mean: bool) -> nn.Module:
@@ -60,7 +62,26 @@ def token_module(program: Program, *, free_mean: bool) -> nn.Module:
     module.dtype = torch.float32
     module.model = token_form(module.model, free_mean=free_mean)
     _fix_matrices(module.eval(), program.example)
+    if isinstance(module.model, MobileViTV2ForObjectDetection):
+        _fix_anchors(module, program.example)
     return module
+
+
+def _fix_anchors(module: Answering, example: Tensor) -> None:
+    """Let a detector keep its anchors for this size: calculated inside the file they would stay outside the delegate."""
+    model = module.model
+    assert isinstance(model, MobileViTV2ForObjectDetection)
+    plain, found = model.anchors, []
+
+    def noted(grids: list[tuple[int, int]], device: torch.device) -> Tensor:
+        found.append(plain(grids, device))
+        return found[-1]
+
+    model.anchors = noted  # type: ignore[method-assign]
+    with torch.no_grad():
+        module(example)
+    model.register_buffer(FIXED_ANCHORS, found[-1].clone(), persistent=False)
+    model.anchors = lambda grids, device: cast(Tensor, getattr(model, FIXED_ANCHORS))  # type: ignore[method-assign]
 
 
 def _fix_matrices(module: nn.Module, example: Tensor) -> None:

@@ -30,11 +30,9 @@ def write(program: Program, path: Path) -> Written:
     """Convert the program and write it; in fp16 the weights are stored in 16 bits and calculated with in 32.
 
     Raises:
-        ConfigurationError: a free axis, or another precision.
+        ConfigurationError: a free axis.
     """
     _check_axes(program)
-    if program.precision not in ("fp32", "fp16"):
-        raise ConfigurationError(f"precision={program.precision!r} is not written for LiteRT; use 'fp32' or 'fp16'.")
     with quiet():
         content = _convert(program)
         if program.precision == "fp16":
@@ -157,6 +155,7 @@ FORMAT = ExportFormat(
     free_axes=(),
     suppression=False,
     engine="litert",
+    refused={"bf16": "litert-torch does not convert bfloat16 weights ('Got unsupported ScalarType BFloat16'); take 'fp16'"},
     write=write,
     quantise=quantise,
     tolerance={"fp32": 1e-4},

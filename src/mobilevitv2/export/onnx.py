@@ -50,6 +50,10 @@ FORMAT = ExportFormat(
     free_axes=("batch", "height", "width"),
     suppression=True,
     engine="onnxruntime",
+    refused={
+        "bf16": "ONNX Runtime has no bfloat16 convolution for CPUs, so that the file could not be run and compared; "
+        "take 'fp16', or the format openvino"
+    },
     write=write,
     quantise=quantise,
     staged=True,

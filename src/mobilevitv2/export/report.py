@@ -25,6 +25,7 @@ class ExportReport:
         path: the file (or folder) to open.
         files: all that belong to it, with their bytes.
         format: its name.
+        delegate: that it was written for, where the format has several.
         metadata: what the file says about itself.
         operators: how many of each kind are inside.
         outside: operators that the delegate does not take.
@@ -38,6 +39,7 @@ class ExportReport:
     path: Path
     files: Mapping[str, int]
     format: str
+    delegate: str | None = None
     metadata: Metadata
     operators: Mapping[str, int]
     outside: Mapping[str, int]
@@ -59,6 +61,7 @@ class ExportReport:
             "files": dict(self.files),
             "bytes": self.size,
             "format": self.format,
+            "delegate": self.delegate,
             "precision": self.metadata.precision,
             "seconds": round(self.seconds, 2),
             "run": self.verification is not None,
@@ -89,9 +92,10 @@ class ExportReport:
         common = sorted(self.operators.items(), key=lambda item: -item[1])
         more = f" and {len(common) - MOST_OPERATORS} other kinds" if len(common) > MOST_OPERATORS else ""
         shown = ", ".join(f"{count} {name}" for name, count in common[:MOST_OPERATORS])
+        delegate = f" ({self.delegate})" if self.delegate else ""
         return [
             ("file", str(self.path)),
-            ("format", f"{self.format}, {metadata.precision}, {self.size / 1e6:.2f} MB, written in {self.seconds:.1f} s"),
+            ("format", f"{self.format}{delegate}, {metadata.precision}, {self.size / 1e6:.2f} MB, written in {self.seconds:.1f} s"),
             ("task", f"{metadata.task}, {len(metadata.labels)} classes, from {metadata.source}"),
             *ports,
             ("operators", f"{sum(self.operators.values())}: {shown}{more}"),
@@ -105,14 +109,15 @@ class ExportReport:
     def _measured(self) -> list[tuple[str, str]]:
         found = self.verification
         if found is None:
-            return [("verified", "not run: nothing on this system runs this format")]
+            return [("verified", "not run: nothing on this system runs this file")]
         comparison = found.comparison
         differences = ", ".join(
             f"{name} {value:.2g} of {comparison.largest[name]:.3g}" for name, value in comparison.differences.items()
         )
         run, plain, load = found.run, found.torch_run, found.load
+        where = f"{found.engine} {found.engine_version} on {_pictures(found.pictures)}"
         return [
-            ("verified", f"{found.engine} {found.engine_version} on {found.pictures} pictures; largest difference: {differences}"),
+            ("verified", f"{where}; largest difference: {differences}"),
             ("agreement", f"{100 * comparison.agreement:.2f} % of {comparison.count:,} {comparison.answers}"),
             ("time", f"{run.median:.1f} ms ({run.low:.1f} to {run.high:.1f}) for one picture; PyTorch eager {plain.median:.1f} ms"),
             ("load", f"{load.median:.0f} ms ({load.low:.0f} to {load.high:.0f})"),
@@ -127,5 +132,10 @@ class ExportReport:
         if "loss" in found:
             loss = found["loss"]
             share = f"{100 * loss['agreement']:.2f} % of {loss['count']:,} {loss['answers']} stay the same"
-            rows.append(("loss", f"{share} on {loss['pictures']} calibration pictures; {len(found['skipped'])} could not be read"))
+            where = _pictures(loss["pictures"], "calibration ")
+            rows.append(("loss", f"{share} on {where}; {len(found['skipped'])} could not be read"))
         return rows
+
+
+def _pictures(count: int, kind: str = "") -> str:
+    return f"{count} {kind}picture{'' if count == 1 else 's'}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from mobilevitv2.runtime.metadata import METADATA_KEY
 logger = logging.getLogger(__name__)
 
 Array = np.ndarray[Any, Any]
-Ports = Mapping[str, tuple[tuple[int | None, ...], str]]
+Port = tuple[tuple[int | None, ...], str]
+Ports = Mapping[str, Port]
 METHOD = "forward"
+APPLE = b"CoreMLBackend"
 IDENTIFIER = slice(4, 6)
 """Where "ET" stands in a program's first bytes."""
 # torch's numbers of scalar types.
@@ -48,12 +50,20 @@ class ExecuTorchEngine:
                 str(self._program.load_method(METADATA_KEY).execute([])[0]) if METADATA_KEY in names else None
             )
         except (RuntimeError, KeyError, ValueError) as error:
+            if APPLE in data:
+                raise WeightsError(
+                    f"{path} is for ExecuTorch's Core ML delegate, which runs on Apple's systems only; export one with "
+                    "`--delegate xnnpack` to run it here."
+                ) from error
             raise WeightsError(f"{path} cannot be opened by ExecuTorch ({error}); the file is damaged: export it again.") from error
         self.version = version("executorch")
         about = self._method.metadata
-        names_in, names_out = port_names(self.metadata, about.num_outputs())
+        ports = [_port(about.output_tensor_meta(index)) for index in range(about.num_outputs())]
+        names_in, names_out = port_names(self.metadata, ports)
         self.inputs: Ports = {names_in: _port(about.input_tensor_meta(0))}
-        self.outputs: Ports = {name: _port(about.output_tensor_meta(index)) for index, name in enumerate(names_out)}
+        self.outputs: Ports = dict(zip(names_out, ports, strict=True))
+        if self.metadata is None and names_out == ["logits"] and len(ports[0][0]) == 2 and self._gives_shares():
+            self.outputs = {"probabilities": ports[0]}
 
     def run(self, image: Array) -> dict[str, Array]:
         """See `Engine`."""
@@ -68,6 +78,12 @@ class ExecuTorchEngine:
         answers = self._method.execute([torch.from_numpy(np.ascontiguousarray(image))])
         return {name: np.array(answer.numpy()) for name, answer in zip(self.outputs, answers, strict=True)}
 
+    def _gives_shares(self) -> bool:
+        """Whether the answer for an empty picture sums to one: a softmax is inside."""
+        ((shape, dtype),) = self.inputs.values()
+        (answer,) = self.run(np.zeros([side or 1 for side in shape], dtype)).values()
+        return bool((answer >= 0).all() and np.allclose(answer.sum(-1), 1, atol=1e-3))
+
 
 def open_engine(path: Path, *, threads: int | None = None) -> ExecuTorchEngine:
     """Open a .pte file.
@@ -78,17 +94,29 @@ def open_engine(path: Path, *, threads: int | None = None) -> ExecuTorchEngine:
     return ExecuTorchEngine(path, threads=threads)
 
 
-def port_names(metadata: str | None, outputs: int) -> tuple[str, list[str]]:
-    """The input's and the outputs' names as the metadata have them: such files know positions alone."""
+def port_names(metadata: str | None, outputs: Sequence[Port]) -> tuple[str, list[str]]:
+    """The input's and the outputs' names as the metadata have them: such files know positions alone.
+
+    Without metadata the outputs' shapes tell what they most likely are.
+    """
     try:
         said: dict[str, Any] = json.loads(metadata or "{}")
         names = [str(port["name"]) for port in said.get("outputs", ())]
     except (ValueError, TypeError, KeyError, AttributeError):
         names = []
-    return "image", names if len(names) == outputs else [f"output_{index}" for index in range(outputs)]
+    if len(names) == len(outputs):
+        return "image", names
+    kinds = tuple((len(shape), "int" in dtype) for shape, dtype in outputs)
+    known = {
+        ((2, False),): ["logits"],
+        ((4, False),): ["logits"],
+        ((3, True),): ["mask"],
+        ((3, False), (3, False)): ["scores", "boxes"],
+    }
+    return "image", known.get(kinds) or [f"output_{index}" for index in range(len(outputs))]
 
 
-def _port(info: Any) -> tuple[tuple[int | None, ...], str]:
+def _port(info: Any) -> Port:
     return tuple(info.sizes()), DTYPES.get(info.dtype(), str(info.dtype()))
 
 

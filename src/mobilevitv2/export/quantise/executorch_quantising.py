@@ -26,6 +26,7 @@ from torchao.quantization.pt2e.quantizer import (
 )
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
+from mobilevitv2.export.executorch import gate_silu
 from mobilevitv2.export.quantise.arithmetic import best_grid, store_weights
 from mobilevitv2.export.quantise.executorch_plan import JOIN, MOVES, RECTIFIED, SIGMOID, WEIGHTED, integer_nodes, sources
 from mobilevitv2.export.quantise.observing import Observed
@@ -146,14 +147,6 @@ def _annotate(node: torch.fx.Node) -> None:
     node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(input_qspec_map=reads, output_qspec=writes, _annotated=True)
 
 
-class Gated(nn.Module):
-    """SiLU in the two operations that integers have."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x sigmoid(x)."""
-        return x * torch.sigmoid(x)
-
-
 @dataclass(frozen=True)
 class QuantisedProgram:
     """A program to lower, and what was done.
@@ -175,10 +168,7 @@ def quantised_program(module: nn.Module, example: Tensor, images: Iterable[Tenso
         example: an input.
         images: inputs of one picture each, to measure ranges on.
     """
-    for part in list(module.modules()):
-        for name, child in list(part.named_children()):
-            if isinstance(child, nn.SiLU):
-                setattr(part, name, Gated())
+    gate_silu(module)
     plan = OurPlan()
     with torch.no_grad():
         prepared = prepare_pt2e(torch.export.export(module, (example,), strict=False).module(), plan)

@@ -1,0 +1,205 @@
+"""ExecuTorch with the Core ML delegate: a .pte that holds a Core ML program, written anywhere and run on Apple's systems only.
+
+Core ML takes no arrays of bytes, so a file with preprocessing inside widens them itself, before the delegate. All else lies in one
+Core ML program. In 16 bits it has the casts of the model's own half precision, so that sums over tokens, softmax and statistics of
+norms stay in 32: the delegate's own setting would take everything in 16.
+
+Nothing here can run such a file on Linux. What is checked: the program is read back from the file and evaluated operator by
+operator (`coreml_evaluation`).
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mobilevitv2.errors import WeightsError
+from mobilevitv2.export.coreml import (
+    FEWEST_WEIGHTS,
+    NOT_RUN,
+    REFUSED_BF16,
+    REFUSED_INT8,
+    TARGET,
+    TOLERANCE,
+    answers_alike,
+    loaded,
+    looked_through,
+    sample_pixels,
+)
+from mobilevitv2.export.executorch import FORMAT as XNNPACK
+from mobilevitv2.export.executorch import METHOD, check_axes, finished, quiet
+from mobilevitv2.export.formats import Written
+from mobilevitv2.export.program import Answering
+from mobilevitv2.runtime.metadata import METADATA_KEY
+
+if TYPE_CHECKING:
+    from mobilevitv2.export.program import Program
+    from mobilevitv2.export.quantise.calibration import Calibrated
+
+BACKEND = "CoreMLBackend"
+WEIGHTED = ("conv2d", "linear")
+WEIGHTS_OF_8_BITS = {
+    "mode": "linear_symmetric",
+    "dtype": "int8",
+    "granularity": "per_channel",
+    "weight_threshold": FEWEST_WEIGHTS,
+}
+
+
+class Widened(nn.Module):
+    """The module with bytes made floats before all else, so that this alone stays outside the delegate."""
+
+    def __init__(self, module: Answering) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """As `Answering`."""
+        return self.module(image.float())  # type: ignore[no-any-return]  # nn.Module's call is untyped
+
+
+def write(program: Program, path: Path) -> Written:
+    """Lower the program to Core ML and write it.
+
+    Raises:
+        ConfigurationError: a free axis.
+    """
+    check_axes(program)
+    assert isinstance(program.module, Answering)
+    return _written(program, path, program.module, weights=None)
+
+
+def quantise(program: Program, path: Path, calibration: Calibrated | None) -> Written:
+    """The program with 8-bit weights, by channel and symmetric; it calculates in 16 bits.
+
+    Raises:
+        ConfigurationError: a free axis.
+    """
+    check_axes(program)
+    module = copy.deepcopy(program.module)
+    assert isinstance(module, Answering)
+    module.model.half()
+    module.dtype = torch.float16
+    written = _written(program, path, module, weights=WEIGHTS_OF_8_BITS)
+    told = {
+        "weights": "int8 by channel",
+        "values": "float16",
+        "integer_convolutions": 0,
+        "convolutions": sum(written.operators.get(name, 0) for name in WEIGHTED),
+    }
+    return replace(written, quantisation=told)
+
+
+def _written(program: Program, path: Path, module: Answering, *, weights: dict[str, Any] | None) -> Written:
+    with quiet(), torch.no_grad():
+        exported = torch.export.export(Widened(module).eval(), (program.example,), strict=False)
+        written = finished(program, path, _lowered(program, exported, weights))
+    versions = {**written.versions, "coremltools": version("coremltools")}
+    return replace(written, versions=versions, notes=(*written.notes, NOT_RUN))
+
+
+def _lowered(program: Program, exported: Any, weights: dict[str, Any] | None) -> Any:
+    import coremltools
+    from executorch.backends.apple.coreml.compiler import CoreMLBackend
+    from executorch.exir import to_edge_transform_and_lower
+
+    specs = CoreMLBackend.generate_compile_specs(
+        minimum_deployment_target=getattr(coremltools.target, TARGET),
+        compute_precision=coremltools.precision.FLOAT32,  # types as the module has them
+        op_linear_quantizer_config=weights,
+    )
+    return to_edge_transform_and_lower(
+        exported, partitioner=[_partitioner(specs)], constant_methods={METADATA_KEY: program.metadata.to_json()}
+    )
+
+
+def _partitioner(specs: list[Any]) -> Any:
+    """ExecuTorch's, which knows names of operators alone, without those that read bytes."""
+    from executorch.backends.apple.coreml.partition import CoreMLPartitioner
+
+    class WithoutBytes(CoreMLPartitioner):  # type: ignore[misc]  # executorch ships no types
+        def partition(self, exported_program: Any) -> Any:
+            result = super().partition(exported_program)
+            for node in exported_program.graph.nodes:
+                if node.op == "call_function" and any(_holds_bytes(each) for each in node.all_input_nodes):
+                    node.meta.pop("delegation_tag", None)
+            return result
+
+    return WithoutBytes(compile_specs=specs)
+
+
+def _holds_bytes(node: Any) -> bool:
+    return getattr(node.meta.get("val"), "dtype", None) == torch.uint8
+
+
+# ---- what was written ------------------------------------------------------------------------------------------------------------
+
+
+def check(program: Program, path: Path) -> list[str]:
+    """What can be said of a file that cannot be run here, line by line.
+
+    Raises:
+        WeightsError: more than one program, an operator that is not known here, or a program that does not answer as PyTorch does.
+    """
+    from mobilevitv2.export.coreml_evaluation import evaluate
+
+    with tempfile.TemporaryDirectory(prefix="mobilevitv2-") as folder, quiet():
+        mil = loaded(package(path, Path(folder)))
+        line = looked_through(mil)
+        module = copy.deepcopy(program.module).float()
+        assert isinstance(module, Answering)
+        module.dtype = torch.float32
+        image = sample_pixels(program.size)
+        image = image.to(torch.uint8).permute(0, 2, 3, 1).contiguous() if module.inside else image / 255
+        with torch.no_grad():
+            wanted = module(image)
+        found = evaluate(mil, image.float().numpy())
+    names = [output.name for output in mil.functions["main"].outputs]
+    worst = answers_alike(program, {ours: found[name] for ours, name in zip(program.outputs, names, strict=True)}, wanted)
+    return [
+        f"not run: its Core ML program, read back and evaluated operator by operator, differs from PyTorch by {worst:.2g} of the "
+        "largest value",
+        line,
+    ]
+
+
+def package(path: Path, folder: Path) -> Path:
+    """The .mlpackage inside the file, unpacked in the folder.
+
+    Raises:
+        WeightsError: there is not just one.
+    """
+    from executorch.backends.apple.coreml import executorchcoreml
+    from executorch.exir._serialize._program import deserialize_pte_binary
+
+    program = deserialize_pte_binary(path.read_bytes()).program
+    plan = next(each for each in program.execution_plan if each.name == METHOD)
+    delegates = [each for each in plan.delegates if each.id == BACKEND]
+    if len(delegates) != 1:
+        raise WeightsError(f"{path.name} came apart into {len(delegates)} Core ML programs, where one was meant; it was removed.")
+    payload = program.backend_delegate_data[delegates[0].processed.index].data
+    if not executorchcoreml.unflatten_directory_contents(bytes(payload), str(folder)):
+        raise WeightsError(f"the Core ML program inside {path.name} cannot be unpacked; it was removed.")
+    return folder / "lowered_module" / "model.mlpackage"  # as the delegate itself unpacks it
+
+
+FORMAT = replace(
+    XNNPACK,
+    modules=("executorch", "coremltools"),
+    precisions=("fp32", "fp16"),
+    engine=None,
+    write=write,
+    quantise=quantise,
+    quantised=("int8-weights",),
+    refused={"bf16": REFUSED_BF16, "int8": REFUSED_INT8},
+    delegate="coreml",
+    check=check,
+    tolerance=TOLERANCE,
+)
