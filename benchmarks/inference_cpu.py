@@ -2,11 +2,12 @@
 
     python benchmarks/inference_cpu.py --threads 2                  # width 1.0, 256 px, one picture
     python benchmarks/inference_cpu.py --threads 1 --profile        # and where the fast form's time goes
-    python benchmarks/inference_cpu.py --compile                    # with torch.compile'd rows, a minute or so each
+    python benchmarks/inference_cpu.py --compile                    # with torch.compile'd rows, a minute or two each
+    python benchmarks/inference_cpu.py --compile max-autotune       # and with Inductor's own products of matrices, searched
     python benchmarks/inference_cpu.py --operations                 # oneDNN's SiLU in the epilogue beside SiLU in place
 
-All models have the same weights. Ratios are of medians, transformers' eager float32 over the row. With one thread the clock is the
-thread's own processor time, which other processes disturb less.
+All models have the same weights. A ratio is the median of the rounds' own, transformers' eager float32 over the row. With one
+thread the clock is the thread's own processor time, which other processes disturb less.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--compile", nargs="?", const="default", help="a mode of torch.compile")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--operations", action="store_true")
     parser.add_argument("--json", type=Path)
@@ -56,18 +57,17 @@ def compare_models(arguments: argparse.Namespace, clock: Callable[[], float]) ->
     x = torch.rand(arguments.batch_size, 3, arguments.size, arguments.size)
     exact = models["ours"](x).logits
     forms = build_forms(models, compiled=arguments.compile)
-    rows = {
-        name: {"name": name, "error": relative_error(model(x.to(dtype)).logits, exact)} for name, (model, dtype) in forms.items()
-    }
+    rows = {name: first_call(name, model, x.to(dtype), exact) for name, (model, dtype) in forms.items()}
     inputs = {name: x.to(dtype).contiguous(memory_format=torch.channels_last) for name, (_, dtype) in forms.items()}
     inputs["transformers"] = x
     times = interleaved({name: lambda m=model, i=inputs[name]: m(i) for name, (model, _) in forms.items()}, arguments.rounds, clock)  # type: ignore[misc]
-    base, gflops = statistics.median(times["transformers"]), matmul_rate(clock)
+    gflops = matmul_rate(clock)
     print(f"matrix product: float32 {gflops[torch.float32]:.0f}, bfloat16 {gflops[torch.bfloat16]:.0f} GFLOP/s")
     print(f"{'form':34} {'ms':>8} {'min':>8} {'ratio':>6} {'error':>8}")
     for name, row in rows.items():
         ms = statistics.median(times[name])
-        row |= {"ms": 1e3 * ms, "min_ms": 1e3 * min(times[name]), "ratio": base / ms}
+        ratio = statistics.median(base / each for base, each in zip(times["transformers"], times[name], strict=True))
+        row |= {"ms": 1e3 * ms, "min_ms": 1e3 * min(times[name]), "ratio": ratio}
         print(f"{name:34} {row['ms']:8.2f} {row['min_ms']:8.2f} {row['ratio']:6.2f} {row['error']:8.1e}")
     if arguments.profile:
         profile(forms["ours optimised"][0], inputs["ours optimised"])
@@ -75,7 +75,15 @@ def compare_models(arguments: argparse.Namespace, clock: Callable[[], float]) ->
     return list(rows.values())
 
 
-def build_forms(models: dict[str, nn.Module], *, compiled: bool) -> dict[str, tuple[Any, torch.dtype]]:
+def first_call(name: str, model: Any, x: Tensor, exact: Tensor) -> dict[str, Any]:
+    start = time.perf_counter()
+    error = relative_error(model(x).logits, exact)
+    if "compiled" in name:
+        print(f"{name}: first call {time.perf_counter() - start:.0f} s", flush=True)
+    return {"name": name, "error": error, "first_call": time.perf_counter() - start}
+
+
+def build_forms(models: dict[str, nn.Module], *, compiled: str | None) -> dict[str, tuple[Any, torch.dtype]]:
     from mobilevitv2.inference import fold, optimize_for_inference
 
     def last(model: nn.Module) -> nn.Module:
@@ -94,9 +102,9 @@ def build_forms(models: dict[str, nn.Module], *, compiled: bool) -> dict[str, tu
     }
     if compiled:
         forms["transformers compiled"] = (torch.compile(last(models["transformers"])), torch.float32)
-        forms["ours compiled"] = (optimize_for_inference(plain, device="cpu", compile=True), torch.float32)
+        forms["ours compiled"] = (optimize_for_inference(plain, device="cpu", compile=compiled), torch.float32)
         forms["ours compiled bfloat16"] = (
-            optimize_for_inference(plain, device="cpu", dtype="bfloat16", compile=True),
+            optimize_for_inference(plain, device="cpu", dtype="bfloat16", compile=compiled),
             torch.bfloat16,
         )
     return forms

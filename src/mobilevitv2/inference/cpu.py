@@ -82,7 +82,7 @@ class PackedLinear(_Packed):
     def forward(self, rows: Tensor, *, relu: bool = False, add: Tensor | None = None) -> Tensor:
         """(..., in) -> (..., out); `add` has the shape of the result."""
         count = rows.numel() // rows.shape[-1]
-        if count < FEWEST_ROWS or rows.dtype not in PACKED_DTYPES:
+        if count < FEWEST_ROWS or rows.dtype not in PACKED_DTYPES or torch.compiler.is_compiling():
             out = F.linear(rows, self.weight, self.bias)
             return (F.relu(out) if relu else out) if add is None else out + add
         if self._weights is None:
@@ -119,7 +119,7 @@ class PackedConvolution(_Packed):
             return self.linear(x.permute(0, 2, 3, 1), relu=relu).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
         c = self.convolution
         x = x.contiguous(memory_format=torch.channels_last)
-        if x.dtype not in PACKED_DTYPES:
+        if x.dtype not in PACKED_DTYPES or torch.compiler.is_compiling():
             return F.relu(c(x)) if relu else c(x)
         attribute = "relu" if relu else "none"
         geometry: tuple[Any, ...] = (c.padding, c.stride, c.dilation, c.groups)

@@ -62,7 +62,9 @@ def optimize_for_inference(
         device: where to compute; the best there is by default.
         dtype: float32, bfloat16 or float16 (no float16 on a CPU); by default the model's own.
         compile: True or a mode of torch.compile; the first call of each input size then takes a minute or so. Off by default.
-            "reduce-overhead" records CUDA graphs: each answer is overwritten by the next call unless it is copied.
+            "reduce-overhead" records CUDA graphs: each answer is overwritten by the next call unless it is copied. On a CPU the
+            weights become constants of the compiled code (inference/compiled.py): four input sizes are compiled, others run
+            uncompiled, weights must not change afterwards, and a C++ compiler is needed.
         channels_last: memory layout of the feature maps. By default on CPU and CUDA.
         kernels: this package's Triton kernels; CUDA alone, and instead of `compile`. By default with 16-bit dtypes where Triton is
             installed and the environment does not say MOBILEVITV2_KERNELS=0.
@@ -74,7 +76,7 @@ def optimize_for_inference(
         ConfigurationError: another object than a model of this package, a model in training mode, one that is optimised already,
             an unknown dtype or mode, a device that there is not, kernels or CUDA graphs on another device than CUDA, or either of
             them together with `compile`.
-        MissingDependency: kernels were asked for and Triton is not installed.
+        MissingDependency: kernels were asked for and Triton is not installed, or compile for a CPU without a C++ compiler.
     """
     check_model(model)
     if isinstance(getattr(model, "optimization", None), Optimization):
@@ -92,7 +94,7 @@ def optimize_for_inference(
         from mobilevitv2.kernels.modules import fuse_modules
 
         fused = fuse_modules(fast)
-    elif chosen_device.type == "cpu" and channels_last and mode is None and _packing_available():
+    elif chosen_device.type == "cpu" and channels_last and _packing_available():
         from mobilevitv2.inference.cpu import pack_modules
         from mobilevitv2.inference.merging import merge_stages
 
@@ -104,7 +106,11 @@ def optimize_for_inference(
         fast.to(memory_format=torch.channels_last)
         if packed is False and fused == 0:
             fast.register_forward_pre_hook(_to_channels_last, with_kwargs=True)
-    if mode is not None:
+    if packed and mode is not None:
+        from mobilevitv2.inference.compiled import compile_calls
+
+        compile_calls(fast, mode)
+    elif mode is not None:
         fast.compile(mode=mode)
     if use_graphs:
         from mobilevitv2.inference.graphs import record_calls
