@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -94,6 +96,25 @@ def test_several_threads_may_run_a_file_at_once(engine: str, tmp_path: Path):
     assert alone.engine.callers == 1
     for index, answer in enumerate(found):
         assert np.allclose(answer, alone.raw(pixels[index])["probabilities"], atol=1e-6)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGCHLD is a signal of Unix")
+def test_openvino_files_that_are_closed_leave_the_process_its_signals(tmp_path: Path):
+    pytest.importorskip("openvino")
+    exported("classify", tmp_path / "model.onnx", size=(64, 64))
+    code = """
+import gc, signal, subprocess, sys
+from mobilevitv2.runtime import open_model
+signal.signal(signal.SIGCHLD, lambda *arguments: None)
+models = [open_model(sys.argv[1], engine="openvino") for _ in range(2)]
+while models:
+    del models[0]
+    gc.collect()
+subprocess.run([sys.executable, "-c", ""], check=True)
+print("alive")
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "model.onnx")], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "alive"), done.stderr
 
 
 def test_files_of_a_fixed_batch_are_answered_in_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

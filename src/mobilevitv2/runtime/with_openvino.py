@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
@@ -26,7 +27,7 @@ class OpenVinoEngine:
 
     def __init__(self, source: Path | bytes, *, where: str, threads: int | None = None, callers: int = 1) -> None:
         library = _library()
-        core = library.Core()
+        core = _core()
         try:
             model = core.read_model(source if isinstance(source, Path) else io.BytesIO(source))
             self.metadata = _metadata(model)
@@ -74,6 +75,17 @@ def _library() -> Any:
     except ImportError as error:
         raise MissingDependency("OpenVINO is not installed: pip install 'mobilevitv2[openvino]'") from error
     return openvino
+
+
+@cache
+def _core() -> Any:
+    """The one core of the process, kept until it ends.
+
+    The CPU plugin gives the thread that loads it a signal stack and puts the one before back when it is unloaded. Of two plugins, the
+    second to go puts back the first one's, which is no longer there: the next signal (a child process that ends, where a DataLoader
+    has set a handler) then kills the process. So no plugin is ever unloaded.
+    """
+    return _library().Core()
 
 
 def _metadata(model: Any) -> str | None:
