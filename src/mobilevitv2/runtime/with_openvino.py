@@ -81,9 +81,9 @@ def _library() -> Any:
 def _core() -> Any:
     """The one core of the process, kept until it ends.
 
-    The CPU plugin gives the thread that loads it a signal stack and puts the one before back when it is unloaded. Of two plugins the
-    second to go puts back that of the first, which is gone: the next signal (a child process that ends, where a DataLoader has set a
-    handler) then kills the process. So no plugin is ever unloaded.
+    The CPU plugin gives the thread that loads it a signal stack, and puts the one before back when it is unloaded. Of two plugins
+    the second to go puts back that of the first, which is gone: the next signal (a child process that ends, where a DataLoader has
+    set a handler) then kills the process. So no plugin is ever unloaded.
     """
     return _library().Core()
 
