@@ -127,6 +127,16 @@ def test_commands_are_understood():
     from mobilevitv2.cli.exporting import export as verb
 
     commands = re.findall(r"^ {4}mobilevitv2 export (.*?[^\\])$", TEXT.replace("\\\n", " "), re.MULTILINE)
-    assert len(commands) == 6
+    assert len(commands) == 7
     for words in commands:
         assert arguments_of(verb, words.split(), prog="mobilevitv2 export")["model"] == "mobilevitv2-0.75-objects112"
+
+
+def test_the_table_of_precisions_is_what_the_formats_offer():
+    from mobilevitv2.export import FORMATS
+    from mobilevitv2.export.formats import get_format
+
+    rows = re.findall(r"^\| `(\w+)`(?:, `--delegate (\w+)`)? \| ([^|]+) \|", TEXT, re.MULTILINE)
+    told = {(name, delegate or None): tuple(offered.strip().split(", ")) for name, delegate, offered in rows if name in FORMATS}
+    kinds = {(name, delegate) for name in FORMATS for delegate in (None, *list(get_format(name).delegates)[1:])}
+    assert told == {(name, delegate): get_format(name, delegate=delegate).offered for name, delegate in kinds}

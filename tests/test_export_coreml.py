@@ -58,7 +58,7 @@ def test_a_wrong_graph_is_found(classifier: tuple[Any, Path, Any]) -> None:
     program, path, _ = classifier
     other = program_of("classify", inside=True, n_attn_blocks=[2, 1, 1])
     with pytest.raises(WeightsError, match="differs from PyTorch"):
-        check(replace(program, module=other.module), path)
+        check(replace(program, module=other.module, model=other.model), path)
 
 
 @pytest.mark.parametrize(

@@ -66,13 +66,14 @@ def test_a_file_without_metadata_runs_and_says_what_it_assumes(
 ) -> None:
     from mobilevitv2.runtime import open_model
 
-    named = open_model(classifier[1], threads=1).predict(made_picture(0))
+    picture = made_picture(0).resize((96, 64))
+    named = open_model(classifier[1], threads=1).predict(picture)
     monkeypatch.setattr("mobilevitv2.runtime.with_executorch.METADATA_KEY", "absent")
     model = open_model(classifier[1], threads=1)
     assert model.engine.metadata is None
     assert list(model.engine.outputs) == ["probabilities"]
     assert "has no metadata: it is taken for a model of task classify with 10 classes" in caplog.text
-    assert len(model.predict(made_picture(0)).labels) == len(named.labels)
+    assert len(model.predict(picture).labels) == len(named.labels)
 
 
 def test_an_array_that_does_not_fit_is_refused(classifier: tuple[Any, Path, Any]) -> None:

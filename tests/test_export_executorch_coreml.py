@@ -70,7 +70,7 @@ def test_a_wrong_program_is_found(classifier: tuple[Any, Path, Any]) -> None:
     program, path, _ = classifier
     other = program_of("classify", size=(64, 96), inside=True, n_attn_blocks=[2, 1, 1])
     with pytest.raises(WeightsError, match="differs from PyTorch"):
-        check(replace(program, module=other.module), path)
+        check(replace(program, module=other.module, model=other.model), path)
 
 
 @pytest.mark.parametrize("task", ["segment", "detect"])

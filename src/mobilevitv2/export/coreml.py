@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from mobilevitv2.errors import ConfigurationError, WeightsError
 from mobilevitv2.export.executorch import quiet
 from mobilevitv2.export.formats import ExportFormat, Written
-from mobilevitv2.export.program import SIDE_STEP, SMALLEST_FREE_SIDE, Answering
+from mobilevitv2.export.program import SIDE_STEP, SMALLEST_FREE_SIDE, Answering, exported_model
 from mobilevitv2.export.samples import made_picture
 from mobilevitv2.runtime.metadata import METADATA_KEY
 
@@ -184,13 +184,24 @@ def _free_sides(program: Program) -> dict[str, Any] | None:
     return {"image": {2: SIDE_STEP * height, 3: SIDE_STEP * width}}
 
 
-def picture_module(program: Program) -> PictureProgram:
-    """The module that is converted: in float32 (Core ML halves by itself), channels first, scaling before it where it is inside."""
-    module = copy.deepcopy(program.module).float()
+def picture_module(program: Program, *, plain: bool = False) -> PictureProgram:
+    """The module that is converted: in float32 (Core ML halves by itself), channels first, scaling before it where it is inside.
+
+    With `plain` its weights are as they were before they were rounded, to compare with.
+    """
+    module = plain_module(program) if plain else copy.deepcopy(program.module).float()
     assert isinstance(module, Answering)
     module.dtype = torch.float32
     module.inside, module.layout = False, "NCHW"
     return PictureProgram(module, picture=program.metadata.picture.inside).eval()
+
+
+def plain_module(program: Program) -> Answering:
+    """The program's module with the model's own weights, in float32."""
+    module = copy.deepcopy(program.module).float()
+    assert isinstance(module, Answering)
+    module.model, module.dtype = exported_model(program.model, torch.float32), torch.float32
+    return module.eval()
 
 
 def _precision(name: str) -> Any:
@@ -221,7 +232,7 @@ def check(program: Program, path: Path) -> list[str]:
     with quiet():
         mil = loaded(path)
     line = looked_through(mil)
-    module, taken = picture_module(program), sizes(program)
+    module, taken = picture_module(program, plain=True), sizes(program)
     worst = max(_difference(program, module, mil, size) for size in taken[:TRIED])
     return [
         f"not run: read back and evaluated operator by operator, it differs from PyTorch by {worst:.2g} of the largest value",

@@ -31,6 +31,7 @@ from mobilevitv2.export.coreml import (
     answers_alike,
     loaded,
     looked_through,
+    plain_module,
     sample_pixels,
 )
 from mobilevitv2.export.executorch import FORMAT as XNNPACK
@@ -153,9 +154,7 @@ def check(program: Program, path: Path) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="mobilevitv2-") as folder, quiet():
         mil = loaded(package(path, Path(folder)))
         line = looked_through(mil)
-        module = copy.deepcopy(program.module).float()
-        assert isinstance(module, Answering)
-        module.dtype = torch.float32
+        module = plain_module(program)
         image = sample_pixels(program.size)
         image = image.to(torch.uint8).permute(0, 2, 3, 1).contiguous() if module.inside else image / 255
         with torch.no_grad():
