@@ -158,10 +158,7 @@ def test_operators_outside_are_found_by_walking_back() -> None:
     assert left_outside(details, [3]) == {"GATHER": 1}
 
 
-@pytest.mark.parametrize(
-    ("change", "message"), [({"dynamic": ("height",)}, "height cannot be free"), ({"precision": "bf16"}, "'bf16'")]
-)
-def test_what_the_format_has_not_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=message):
-        FORMAT.write(replace(program_of("classify", layout="NHWC"), **change), tmp_path / "model.tflite")
+def test_free_sides_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="height cannot be free"):
+        FORMAT.write(replace(program_of("classify", layout="NHWC"), dynamic=("height",)), tmp_path / "model.tflite")
     assert not list(tmp_path.iterdir())
