@@ -165,10 +165,6 @@ def train(task: Any, width: float, batch: int, *, size: int = 256, **options: An
     found.float().sum().backward()
 
 
-def inference(dtype: torch.dtype) -> None:
-    infer(MobileViTV2ForImageClassification, 1.0, (256, 1), dtype=dtype)
-
-
 def tasks(dtype: torch.dtype) -> None:
     infer(MobileViTV2ForSemanticSegmentation, 0.5, (2,), dtype=dtype, size=512, output_stride=16)
     infer(MobileViTV2ForObjectDetection, 0.5, (2,), dtype=dtype, size=320)
@@ -199,7 +195,8 @@ def tile_behind(tile: tiles.Tile) -> tiles.Tile:
 def works() -> dict[str, Callable[[], None]]:
     classifier, segmenter = MobileViTV2ForImageClassification, MobileViTV2ForSemanticSegmentation
     return {
-        "inference": lambda: inference(torch.bfloat16),
+        "inference": lambda: infer(classifier, 1.0, (256,), dtype=torch.bfloat16),
+        "one-picture": lambda: infer(classifier, 1.0, (1,), dtype=torch.bfloat16),
         "tasks": lambda: tasks(torch.bfloat16),
         "float32": lambda: infer(classifier, 0.5, (2,), dtype=torch.float32),
         "float32-wide": lambda: infer(classifier, 2.0, (64,), dtype=torch.float32),
@@ -233,20 +230,22 @@ def main() -> None:
     parser.add_argument("--work", nargs="*", default=["inference", "training"])
     parser.add_argument("--only", nargs="*", help="names of kernels; all by default")
     parser.add_argument("--dry", action="store_true", help="list all launches and compile nothing")
-    parser.add_argument("--declared", action="store_true", help="list the package's kernels instead")
+    parser.add_argument("--declared", action="store_true", help="list the names of the package's kernels, too")
     arguments = parser.parse_args()
 
+    current = [""]
+
     def tell(row: dict[str, Any]) -> None:
-        sys.stdout.write(json.dumps(row) + "\n")
+        sys.stdout.write(json.dumps({"work": current[0], **row}) + "\n")
         sys.stdout.flush()
 
     if arguments.declared:
         tell({"declared": sorted(declared())})
-        return
     torch.version.cuda = torch.version.cuda or "13.0"
     stand_in(arguments.arch, tell, dry=arguments.dry, only=arguments.only)
     training._dtype = lambda module, x: torch.bfloat16 if module.training else None  # autocast knows no device `meta`
     for name in arguments.work:
+        current[0] = name
         works()[name]()
 
 
