@@ -23,6 +23,9 @@ from mobilevitv2.segmentation import MobileViTV2ForSemanticSegmentation
 needs_onnx = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
 needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
 
+# JAX, where tests of LiteRT brought it into the process, warns of every fork; OpenVINO's import makes one.
+pytestmark = pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
+
 CLASSES: dict[str, Any] = {
     "classify": MobileViTV2ForImageClassification,
     "segment": MobileViTV2ForSemanticSegmentation,
