@@ -13,7 +13,8 @@ import torch
 from small_models import randomise, small_config
 from test_export_onnx import CLASSES, OUTPUTS, PICTURES, model_of
 
-from mobilevitv2 import MobileViTV2Model, MobileViTV2PreTrainedModel, create
+from mobilevitv2 import MobileViTV2ImageProcessor, MobileViTV2Model, MobileViTV2PreTrainedModel, create
+from mobilevitv2.contract import own_processor
 from mobilevitv2.errors import ConfigurationError
 from mobilevitv2.export import export
 from mobilevitv2.runtime import open_model
@@ -107,3 +108,9 @@ def test_a_trunk_has_no_exported_form(tmp_path: Path) -> None:
         pytest.skip("onnxruntime is not installed")
     with pytest.raises(ConfigurationError, match="no exported form"):
         MobileViTV2Model(small_config()).export(tmp_path / "model.onnx")
+
+
+def test_a_model_of_no_folder_does_not_take_the_current_folders_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    MobileViTV2ImageProcessor(size={"shortest_edge": 99}).save_pretrained(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert own_processor(model_of("classify")) is None

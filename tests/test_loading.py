@@ -465,3 +465,13 @@ def test_a_classifiers_folder_is_no_segmenter_to_predict_with(tmp_path: Path) ->
     MobileViTV2ForImageClassification(small_config()).save_pretrained(tmp_path)
     with pytest.raises(WrongTaskError, match="is a model to classify; to segment, its head would be at random"):
         load_model(tmp_path, task="segment")
+
+
+def test_a_folder_that_names_no_class_is_of_the_task_that_is_asked_for(tmp_path: Path) -> None:
+    MobileViTV2ForImageClassification(small_config()).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["architectures"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigurationError, match="pass task='classify'"):
+        load_model(tmp_path)
+    assert load_model(tmp_path, task="classify")[0].task == "classify"

@@ -66,11 +66,16 @@ def create(
     return model
 
 
-def told_task(source: str | os.PathLike[str]) -> str:
+def told_task(source: str | os.PathLike[str], *, otherwise: str | None = None) -> str:
     """The task that a source's record, weights or `config.json` tell.
 
+    Args:
+        source: as in `create`.
+        otherwise: the task where `config.json` names no class of ours.
+
     Raises:
-        ConfigurationError: a folder or hub id whose configuration is of another model, or names no class of ours.
+        ConfigurationError: a folder or hub id whose configuration is of another model, or, without `otherwise`, names no class of
+        ours.
     """
     from mobilevitv2.loading import find_record
     from mobilevitv2.weights import identify, read_state_dict
@@ -95,6 +100,8 @@ def told_task(source: str | os.PathLike[str]) -> str:
         for ending, task in ARCHITECTURE_ENDINGS.items():
             if architecture.endswith(ending):
                 return task
+    if otherwise is not None:
+        return otherwise
     raise ConfigurationError(
         f"{source}: config.json names no task (architectures={json.dumps(values.get('architectures'))}); pass task='classify'."
     )

@@ -84,8 +84,8 @@ def load_model(source: Source, *, task: str | None = None) -> tuple[MobileViTV2P
         task: "classify", "segment", "detect" or "backbone"; told from the source where it is not given.
 
     Raises:
-        ConfigurationError: a name that there is not; WeightsError: weights that cannot be used; DownloadError: a hub id that
-        cannot be fetched.
+        ConfigurationError: a name that there is not; WeightsError: weights that cannot be used, or are of another task;
+        DownloadError: a hub id that cannot be fetched.
     """
     import torch
 
@@ -93,7 +93,7 @@ def load_model(source: Source, *, task: str | None = None) -> tuple[MobileViTV2P
 
     source = resolve(source)
     with reading(source):
-        told = task if task in (None, "backbone") else told_task(source)
+        told = task if task in (None, "backbone") else told_task(source, otherwise=task)
         if told != task:
             raise WrongTaskError(
                 f"{os.fspath(source)} is a model to {told}; to {task}, its head would be at random. Choose a model of that task "
@@ -149,9 +149,11 @@ def load_processor(source: Source, config: MobileViTV2Config, *, task: str = "cl
 def own_processor(model: MobileViTV2PreTrainedModel) -> MobileViTV2ImageProcessor | None:
     """The image processor of the record or folder that a model was loaded from; None where it does not say, or is not there."""
     origin = str(getattr(model.config, "_name_or_path", "") or "")
+    if not origin:  # else the current folder would be asked
+        return None
     if Path(origin, "preprocessor_config.json").is_file():
         return load_processor(origin, model.config, task=model.task)
-    record = next((each for each in list_records() if origin in (each.name, each.hub_id)), None) if origin else None
+    record = next((each for each in list_records() if origin in (each.name, each.hub_id)), None)
     return None if record is None else load_processor(record.name, model.config, task=model.task)
 
 
