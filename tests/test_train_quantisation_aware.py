@@ -16,17 +16,18 @@ from training_data import write_boxes, write_masks
 
 from mobilevitv2.classification import MobileViTV2ForImageClassification
 from mobilevitv2.contract import load_model
-from mobilevitv2.errors import ConfigurationError
+from mobilevitv2.errors import ConfigurationError, DataError
 from mobilevitv2.export.formats import get_format
 from mobilevitv2.export.metadata import describe
 from mobilevitv2.export.program import build_program
 from mobilevitv2.export.quantise import quantised_graph
 from mobilevitv2.export.samples import made_picture
 from mobilevitv2.runtime.with_onnxruntime import open_bytes
-from mobilevitv2.train.classify import train_classifier
+from mobilevitv2.train.classify import ClassificationTask, train_classifier
 from mobilevitv2.train.quantisation_aware import BareNorm, RoundedAttention, RoundedUnit, quantisation_aware, without_rounding
-from mobilevitv2.train.recipe import load_recipe
+from mobilevitv2.train.recipe import ClassificationRecipe, load_recipe, recipe_of
 from mobilevitv2.train.rounding import Rounded, RoundedRows
+from mobilevitv2.train.run import _calibration
 
 SHORT = {
     "epochs": "1",
@@ -135,6 +136,21 @@ def test_a_run_leaves_an_ordinary_model(tmp_path: Path):
         assert not any(isinstance(module, RoundedUnit) for module in model.modules())
         saved = load_recipe(output / "recipe.yaml")
         assert saved.quantise_for == extra.get("quantise_for", "openvino")
+
+
+def test_grids_are_found_without_pictures_that_cannot_be_read(tmp_path: Path):
+    data = write_folder(tmp_path / "data", {"train/red": 4, "train/blue": 4})
+    files = sorted(tmp_path.glob("data/train/*/*"))
+    recipe = recipe_of(
+        ClassificationRecipe, "quantisation-aware", {"eval_resize": "36", "eval_crop": "32", "validation_fraction": "0"}
+    )
+    task = ClassificationTask(recipe)
+    files[0].write_bytes(b"no picture")
+    assert [each.shape for each in _calibration(task, task.open(data))] == 7 * [(3, 32, 32)]
+    for file in files:
+        file.write_bytes(b"no picture")
+    with pytest.raises(DataError, match="can be read"):
+        _calibration(task, task.open(data))
 
 
 def test_a_stopped_run_goes_on(tmp_path: Path):

@@ -19,7 +19,7 @@ from torch import nn
 from mobilevitv2.auto import task_class, told_task
 from mobilevitv2.configuration import MobileViTV2Config
 from mobilevitv2.devices import choose_device
-from mobilevitv2.errors import ConfigurationError, DataError, MissingDependency
+from mobilevitv2.errors import ConfigurationError, DataError, ImageError, MissingDependency
 from mobilevitv2.train.processes import is_first_process, world_size
 from mobilevitv2.train.quantisation_aware import PICTURES, quantisation_aware, without_rounding
 from mobilevitv2.train.recipe import save_recipe
@@ -86,7 +86,7 @@ def train_task(
         network = task.build(_begun_with(folder, model) if resume else model, opened.classes)
         if settings.quantise_for != "none":
             network.to("cpu" if world_size() > 1 else choose_device(None))  # where grids are found in seconds
-            network = quantisation_aware(network, list(_calibration(task, opened)), settings.quantise_for)
+            network = quantisation_aware(network, _calibration(task, opened), settings.quantise_for)
         if is_first_process():
             save_recipe(settings, folder / "recipe.yaml")
         start = time.monotonic()
@@ -145,12 +145,21 @@ def _finish(result: TrainingResult, trainer: RecipeTrainer, task: TrainingTask[A
         write_report(result, task.shipped(network), processor, task=task, data=data, command=command)
 
 
-def _calibration(task: TrainingTask[Any], data: Opened) -> Iterator[torch.Tensor]:
-    """Training pictures, drawn evenly, as the image processor gives them."""
+def _calibration(task: TrainingTask[Any], data: Opened) -> list[torch.Tensor]:
+    """Training pictures, drawn evenly, as the image processor gives them; without those that cannot be read, as in training."""
     processor, train = task.processor(), data.train
     assert train is not None
+    found = []
     for index in torch.linspace(0, len(train) - 1, min(PICTURES, len(train))).long().tolist():
-        yield processor(images=train.read(index), return_tensors="pt")["pixel_values"][0]
+        try:
+            picture = train.read(index)
+        except ImageError as error:
+            logger.warning("no values are looked at on %s: %s", train.describe(index), error)
+            continue
+        found.append(processor(images=picture, return_tensors="pt")["pixel_values"][0])
+    if not found:
+        raise DataError(f"none of the training pictures that were drawn from {data.source} can be read; run the data check.")
+    return found
 
 
 def _begun_with(folder: Path, model: Model) -> Model:
