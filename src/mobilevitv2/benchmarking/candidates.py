@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,17 +128,17 @@ class Candidates:
             yield Candidate(replace(row, form=form.name), built(form), network.weights)
         for peer in self.request.against:
             label, same = self._label(peer, network)
-            for form in peer_forms(lambda peer=peer: build_peer(peer, network.model), **options):  # type: ignore[misc]
+            for form in peer_forms(partial(build_peer, peer, network.model), **options):
                 yield Candidate(
                     replace(row, model=label, form=form.name, peer=peer), built(form), network.weights if same else None
                 )
 
     def _with_runtime(self, network: Network, row: Row) -> Iterator[Candidate]:
-        yield Candidate(row, lambda: self._our_file(network, row), network.weights)
+        yield Candidate(row, partial(self._our_file, network, row), network.weights)
         for peer in self.request.against:
             label, same = self._label(peer, network)
             theirs = replace(row, model=label, peer=peer)
-            yield Candidate(theirs, lambda row=theirs: self._peer_file(network, row), network.weights if same else None)  # type: ignore[misc]
+            yield Candidate(theirs, partial(self._peer_file, network, theirs), network.weights if same else None)
 
     def _our_file(self, network: Network, row: Row) -> FileRun:
         name = f"{self.networks.index(network)}-{row.dtype}"

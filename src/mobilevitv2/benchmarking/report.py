@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mobilevitv2.benchmarking.environment import line_of
@@ -62,8 +63,8 @@ class Row:
         return None if self.times is None else 1e3 * self.batch / self.times.median
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it; times in milliseconds a batch."""
-        times = self.times
+        """As JSON can hold it; times in milliseconds a batch. A difference that is no number is the text "nan" or "inf"."""
+        times, difference = self.times, self.difference
         measured = {} if times is None else {
             "median_ms": times.median,
             "quartiles_ms": [times.low, times.high],
@@ -81,7 +82,7 @@ class Row:
             "peer": self.peer,
             **measured,
             "ratio": self.ratio,
-            "difference": self.difference,
+            "difference": difference if difference is None or math.isfinite(difference) else str(difference),
             "megabytes": self.megabytes,
             "ready_seconds": self.ready,
             "note": self.note,
@@ -113,7 +114,6 @@ class Report:
     bases: tuple[str | None, ...] = ()
     resident: float | None = None
     random_weights: bool = False
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def rows(self) -> list[Row]:
@@ -141,7 +141,6 @@ class Report:
             "peak_resident_megabytes": self.resident,
             "ratio_to": list(self.bases),
             "doubts": self.doubts(),
-            "notes": list(self.notes),
             "rows": [row.to_dict() for row in self.rows],
         }
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
+from mobilevitv2.errors import ConfigurationError
+
 Verb = Callable[..., int]
 STDOUT = "-"
 
@@ -142,4 +144,15 @@ def _with_lone_flags(argv: list[str], flags: dict[str, str | tuple[str, ...]]) -
     return plain, freed
 
 
-__all__ = ["STDOUT", "Annotated", "Argument", "Verb", "arguments_of", "parser_of"]
+def height_and_width(size: list[int] | None) -> tuple[int, int] | None:
+    """What `--size` stands for: height and width, or one number for both. Raises ConfigurationError for more than two."""
+    if size is None:
+        return None
+    if len(size) > 2:
+        raise ConfigurationError(
+            f"--size {' '.join(map(str, size))} has {len(size)} numbers; give height and width, or one for both."
+        )
+    return size[0], size[-1]
+
+
+__all__ = ["STDOUT", "Annotated", "Argument", "Verb", "arguments_of", "height_and_width", "parser_of"]

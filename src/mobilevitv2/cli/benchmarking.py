@@ -6,12 +6,13 @@ import json as json_format
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from mobilevitv2.cli.arguments import STDOUT, Argument
+from mobilevitv2.cli.arguments import STDOUT, Argument, height_and_width
 from mobilevitv2.cli.output import note, opened, say, whole_file
 from mobilevitv2.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from mobilevitv2.benchmarking.report import Report
+    from mobilevitv2.benchmarking.request import Request
 
 
 def benchmark(
@@ -102,7 +103,7 @@ def benchmark(
         device=device,
         dtypes=_several(dtype) or ("float32",),
         batch_sizes=_numbers(batch_size) or (1,),
-        size=_size(size),
+        size=height_and_width(size),
         threads=threads,
         compile=compile,
         rounds=rounds,
@@ -115,12 +116,10 @@ def benchmark(
     return 0 if report.complete else 1
 
 
-def _measured(request: object, json: str | None) -> Report:
+def _measured(request: Request, json: str | None) -> Report:
     """The report, shown and written as it grows."""
-    from mobilevitv2.benchmarking.request import Request
     from mobilevitv2.benchmarking.running import prepared
 
-    assert isinstance(request, Request)
     if request.networks:
         from mobilevitv2.cli.quiet import quiet_libraries
 
@@ -165,13 +164,3 @@ def _numbers(words: list[str] | None) -> tuple[int, ...]:
                 f"--batch-size {word} is no number of pictures; write --batch-size 1 8 64, and models before the options."
             ) from None
     return tuple(numbers)
-
-
-def _size(size: list[int] | None) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    if len(size) > 2:
-        raise ConfigurationError(
-            f"--size {' '.join(map(str, size))} has {len(size)} numbers; give height and width, or one for both."
-        )
-    return size[0], size[-1]

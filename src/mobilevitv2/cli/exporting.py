@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from mobilevitv2.cli.arguments import STDOUT, Argument
+from mobilevitv2.cli.arguments import STDOUT, Argument, height_and_width
 from mobilevitv2.cli.output import opened, say
 from mobilevitv2.errors import ConfigurationError
 
@@ -72,7 +72,7 @@ def export(
       mobilevitv2 export mobilevitv2-0.75-objects112 model.pte --delegate coreml --precision fp16
       mobilevitv2 export mobilevitv2-0.75-objects112 site --format web
     """
-    wanted = _size(size)
+    wanted = height_and_width(size)
     of_files = {"delegate": delegate, "dynamic": dynamic, "raw_outputs": raw_outputs, "threads": threads}
     _check_web(format, {"also": also, "ort_web": ort_web}, of_files)
 
@@ -131,13 +131,3 @@ def _check_web(format: str | None, of_web: Mapping[str, object], of_files: Mappi
         option = f"--{wrong[0].replace('_', '-')}"
         where = "a file's format: a web page's files have one form" if format == "web" else "--format web"
         raise ConfigurationError(f"{option} belongs to {where}; leave it out{'' if format == 'web' else ', or add --format web'}.")
-
-
-def _size(size: list[int] | None) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    if len(size) > 2:
-        raise ConfigurationError(
-            f"--size {' '.join(map(str, size))} has {len(size)} numbers; give height and width, or one for both."
-        )
-    return size[0], size[-1]
