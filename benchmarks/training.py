@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--models", nargs="+", default=["ours"], help="bare steps of transformers and timm beside ours")
     parser.add_argument("--recipe", default="small-scratch")
-    parser.add_argument("--set", nargs="*", default=[], help="settings of the recipe, as kernels=true")
+    parser.add_argument("--set", nargs="*", default=[], help="settings of the recipe, as cache=none")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--pictures", type=int, default=10**9)
