@@ -255,6 +255,8 @@ def test_resuming_with_another_batch_is_refused(data: Path, tmp_path: Path) -> N
     _train(data, tmp_path / "run", epochs=1)
     with pytest.raises(ConfigurationError, match="batch_size=16, which cannot become 8"):
         _train(data, tmp_path / "run", epochs=2, batch_size=8, resume=True)
+    with pytest.raises(ConfigurationError, match="quantise_for=none, which cannot become openvino"):
+        _train(data, tmp_path / "run", epochs=2, quantise_for="openvino", resume=True)
 
 
 TWO_PROCESSES = """

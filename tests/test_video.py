@@ -153,6 +153,15 @@ def test_what_is_no_video_is_told(tmp_path: Path) -> None:
     assert [answer.error is None for answer in got] == [False, True]
 
 
+def test_a_video_without_a_frame_costs_no_other_answer(tmp_path: Path) -> None:
+    path = make(tmp_path / "zeros.mp4")
+    content = path.read_bytes()
+    start, end = content.index(b"mdat") + 4, content.index(b"moov") - 4
+    path.write_bytes(content[:start] + bytes(end - start) + content[end:])
+    got = predict([read_video(path), Image.new("RGB", (64, 64), RED)], model=ColourSegmenter(), processor=whole())
+    assert [answer.error is None for answer in got] == [False, True]
+
+
 def test_settings_out_of_range(tmp_path: Path) -> None:
     for options, message in (({"every": 0}, "every=0"), ({"rate": -1.0}, "rate=-1.0")):
         with pytest.raises(ConfigurationError, match=message):

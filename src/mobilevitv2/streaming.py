@@ -54,11 +54,19 @@ def named_sources(sources: Any) -> Iterator[Named]:
         if isinstance(source, Named):
             yield source
         elif isinstance(source, Video):
-            yield from source
+            yield from frames(source)
         elif isinstance(source, str | os.PathLike):
             yield from _found(source)
         else:
             yield Named(str(getattr(source, "filename", "") or f"picture {index}"), source)
+
+
+def frames(video: Video) -> Iterator[Named]:
+    """The frames; of a video without any that can be decoded the reason alone, so that what is named after it is answered."""
+    try:
+        yield from video
+    except ImageError as error:
+        yield Named(video.name, error)
 
 
 def _each(sources: Any) -> Iterable[Any]:

@@ -249,11 +249,11 @@ class _Run:
 
     def answer(self, group: Video | list[Named]) -> None:
         """Answer the pictures of a group or the frames of a video, and write what was asked for."""
-        from mobilevitv2.streaming import answers_of
+        from mobilevitv2.streaming import answers_of, frames
 
         is_film = isinstance(group, Video)
         answers = answers_of(
-            _frames(group) if isinstance(group, Video) else group,
+            frames(group) if isinstance(group, Video) else group,
             self.answering,
             batch_size=self.batch_size,
             workers=self.workers,
@@ -283,14 +283,6 @@ class _Run:
             film.write(self.answering.draw(prediction.picture, prediction, still=False), time=prediction.time)
         elif self.saver is not None:
             self.saver.save(prediction, self.answering)
-
-
-def _frames(video: Video) -> Iterator[Named]:
-    """The frames; of a video without any that can be decoded the reason alone, so that what is named after it is answered."""
-    try:
-        yield from video
-    except ImageError as error:
-        yield Named(video.name, error)
 
 
 def _with_standard_input(sources: Sequence[str]) -> Iterator[str]:

@@ -20,6 +20,8 @@ from mobilevitv2.errors import MissingDependency
 MOST_SHAPES = 4
 """That are compiled, half a minute or more each; calls with others run uncompiled."""
 SETTINGS: dict[str, Any] = {"freezing": True}
+SETTINGS_16_BITS: dict[str, Any] = {**SETTINGS, "cpp_wrapper": True}
+"""The calls between the kernels in C++, too: 8 to 11 % faster in bfloat16, but 16 % slower in float32 (docs/performance.md)."""
 LIMITS: dict[str, Any] = {"recompile_limit": 256, "accumulated_recompile_limit": 1024}
 """torch counts what is compiled by the lines of code, which all models have in common; here MOST_SHAPES counts."""
 
@@ -35,8 +37,9 @@ class FrozenForward:
     run uncompiled. Weights must not change after the first call.
     """
 
-    def __init__(self, forward: Callable[..., Any], mode: str) -> None:
+    def __init__(self, forward: Callable[..., Any], mode: str, dtype: torch.dtype) -> None:
         self._forward, self._mode, self._told = forward, mode, False
+        self._settings = SETTINGS if dtype == torch.float32 else SETTINGS_16_BITS
         self._start()
         functools.update_wrapper(self, forward)  # transformers' pipelines read the signature
 
@@ -53,13 +56,13 @@ class FrozenForward:
         with torch.inference_mode(False), torch.no_grad():
             args = tuple(_settled(value) for value in args)
             kwargs = {name: _settled(value) for name, value in kwargs.items()}
-            with torch._inductor.config.patch(SETTINGS), torch._dynamo.config.patch(LIMITS):
+            with torch._inductor.config.patch(self._settings), torch._dynamo.config.patch(LIMITS):
                 output = self._compiled(*args, **kwargs)
         self._known.add(key)
         return output
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_forward": self._forward, "_mode": self._mode, "_told": False}
+        return {"_forward": self._forward, "_mode": self._mode, "_told": False, "_settings": self._settings}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -70,14 +73,14 @@ class FrozenForward:
         self._compiled: Any = torch.compile(self._forward, mode=self._mode, dynamic=False)
 
 
-def compile_calls(model: nn.Module, mode: str) -> None:
-    """Put the compiled form behind a model's call, in place.
+def compile_calls(model: nn.Module, mode: str, dtype: torch.dtype) -> None:
+    """Put the compiled form behind a model's call, in place; `dtype` is that of its weights.
 
     Raises:
         MissingDependency: there is no C++ compiler.
     """
     check_compiler()
-    model.forward = FrozenForward(model.forward, mode)
+    model.forward = FrozenForward(model.forward, mode, dtype)
 
 
 def check_compiler() -> None:

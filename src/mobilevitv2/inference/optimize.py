@@ -109,7 +109,7 @@ def optimize_for_inference(
     if packed and mode is not None:
         from mobilevitv2.inference.compiled import compile_calls
 
-        compile_calls(fast, mode)
+        compile_calls(fast, mode, chosen_dtype)
     elif mode is not None:
         fast.compile(mode=mode)
     if use_graphs:

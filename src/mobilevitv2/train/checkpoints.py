@@ -15,8 +15,19 @@ from mobilevitv2.weights.writing import write_whole
 
 AVERAGE_FILE = "average.safetensors"
 BEST_FILE = "best.safetensors"
-FIXED = ("task", "batch_size", "seed", "validation_fraction", "width", "optimizer", "decay_all", "image_size")
-"""Settings that a run cannot change half-way: its steps, its order of pictures or its held-out part would be others."""
+FIXED = (
+    "task",
+    "batch_size",
+    "seed",
+    "validation_fraction",
+    "width",
+    "optimizer",
+    "decay_all",
+    "image_size",
+    "quantise_for",
+    "activation",
+)
+"""Settings that a run cannot change half-way: its steps, order of pictures, held-out part or network would be others."""
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class Recipe:
     precision: str = "auto"  # bf16 where the device has it, else fp32; or bf16, fp16, fp32
     channels_last: bool = True
     compile: bool = False  # torch.compile
-    kernels: str = "auto"  # our own on a GPU in 16 bits, unless compiled; or "none" for blocks.py's plain forwards
+    kernels: str = "auto"  # our own on a GPU in 16 bits, unless compiled (curves: docs/performance.md); "none": blocks.py's
     workers: int = -1  # processes that decode; -1: one a core, at most 16
     cache: str = "auto"  # decoded pictures in memory: "ram", "none", or "auto" where they fit in 4 GB
     seed: int = 0
