@@ -119,7 +119,6 @@ def with_onnxruntime(name: str, model: nn.Module, image: Tensor, folder: Path, r
         torch.onnx.export(Logits(model), (image,), path, dynamo=True, opset_version=18, verbose=False, external_data=False)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # or its threads slow the next row
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     row.megabytes = path.stat().st_size / 1e6
     feed = {session.get_inputs()[0].name: image.numpy()}

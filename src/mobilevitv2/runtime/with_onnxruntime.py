@@ -35,8 +35,6 @@ class OnnxRuntimeEngine:
         runtime = _library()
         options = runtime.SessionOptions()
         options.log_severity_level = SILENT  # what goes wrong is raised as well
-        # Threads that spin on after an answer would take the cores from whatever comes next in the process.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
