@@ -32,6 +32,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mobilevitv2.benchmarking.timing import PAUSE
+
 Run = Callable[[], "np.ndarray[Any, Any]"]
 
 
@@ -218,6 +220,7 @@ def time_rows(rows: list[Row], runs: list[Run | None], rounds: int) -> None:
         for row, run in zip(rows, runs, strict=True):
             if run is None:
                 continue
+            time.sleep(PAUSE)
             wall, cpu = time.perf_counter(), time.process_time()
             run()
             if number >= 3:

@@ -18,7 +18,7 @@ from mobilevitv2.benchmarking.candidates import Candidates, load_network
 from mobilevitv2.benchmarking.environment import cores, describe_machine, peak_resident_megabytes
 from mobilevitv2.benchmarking.report import Report, Row
 from mobilevitv2.benchmarking.request import Request
-from mobilevitv2.benchmarking.timing import Times, in_turn, times_faster
+from mobilevitv2.benchmarking.timing import PAUSE, Times, in_turn, times_faster
 from mobilevitv2.errors import ConfigurationError, MobileViTV2Error
 from mobilevitv2.runtime import open_model
 
@@ -108,7 +108,7 @@ class Benchmark:
             rows[number] = replace(rows[number], failed=_reason(error))
 
         self.tell(f"batch {batch}: timing {len(runs)} rows in turn")
-        seconds = in_turn(runs, rounds=self.request.rounds, failed=failed)
+        seconds = in_turn(runs, rounds=self.request.rounds, failed=failed, pause=PAUSE if self.device == "cpu" else 0.0)
         base = self._base(rows, seconds)
         for number, each in seconds.items():
             ratio = None if base is None else times_faster(seconds[base], each)

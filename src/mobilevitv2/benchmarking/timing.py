@@ -13,6 +13,9 @@ Run = Callable[[], object]
 WARM_UPS = 3
 FEWEST_ROUNDS, MOST_ROUNDS, SECONDS = 9, 200, 12.0
 """Where the rounds are not given: as many as fit into this time, within these bounds."""
+PAUSE = 0.05
+"""Seconds between runs on a processor. The threads of ONNX Runtime and OpenVINO wait for more work by spinning, after an answer too: without
+a pause OpenVINO took 1.5 times as long behind ONNX Runtime as by itself (2 cores, width 1.0)."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ def in_turn(
     rounds: int | None,
     failed: Callable[[Key, Exception], None] | None = None,
     warm_ups: int = WARM_UPS,
+    pause: float = 0.0,
 ) -> dict[Key, list[float]]:
     """Seconds of every run, round by round: one round runs each once. The first place moves on from round to round.
 
@@ -59,23 +63,27 @@ def in_turn(
         rounds: as many as fit into `SECONDS` where None.
         failed: told of a run that raises, which is left out from then on; without it the error passes on.
         warm_ups: rounds before, at least 1.
+        pause: seconds before each run; see `PAUSE`.
     """
     left, times = dict(runs), {key: list[float]() for key in runs}
     warm: dict[Key, float] = {}
     for _ in range(warm_ups):
-        warm = _round(left, list(left), failed)
+        warm = _round(left, list(left), failed, pause)
     total = rounds if rounds is not None else rounds_for(sum(warm.values()))
     for number in range(total):
         order = list(left)
         first = number % len(order) if order else 0
-        for key, seconds in _round(left, order[first:] + order[:first], failed).items():
+        for key, seconds in _round(left, order[first:] + order[:first], failed, pause).items():
             times[key].append(seconds)
     return {key: each for key, each in times.items() if key in left}
 
 
-def _round(left: dict[Key, Run], order: list[Key], failed: Callable[[Key, Exception], None] | None) -> dict[Key, float]:
+def _round(
+    left: dict[Key, Run], order: list[Key], failed: Callable[[Key, Exception], None] | None, pause: float
+) -> dict[Key, float]:
     times = {}
     for key in order:
+        time.sleep(pause)
         start = time.perf_counter()
         try:
             left[key]()
