@@ -14,7 +14,7 @@ WARM_UPS = 3
 FEWEST_ROUNDS, MOST_ROUNDS, SECONDS = 9, 200, 12.0
 """Where the rounds are not given: as many as fit into this time, within these bounds."""
 PAUSE = 0.05
-"""Seconds between runs on a processor. The threads of ONNX Runtime and OpenVINO wait for more work by spinning, after an answer too:
+"""Seconds between runs on a processor. The threads of ONNX Runtime and OpenVINO wait by spinning, after an answer, too:
 without a pause OpenVINO took 1.5 times as long behind ONNX Runtime as by itself (2 cores, width 1.0)."""
 
 
