@@ -118,7 +118,7 @@ def test_the_command_writes_it_and_a_report(tmp_path: Path) -> None:
     randomise(MobileViTV2ForImageClassification(small_config())).save_pretrained(tmp_path / "mine")
     words = ["export", str(tmp_path / "mine"), str(tmp_path / "model.pte"), "--delegate", "coreml", "--size", "64"]
     assert main(words) == 0
-    report = json.loads((tmp_path / "model.report.json").read_text())
+    report = json.loads((tmp_path / "model.pte.report.json").read_text())
     assert report["run"] is False and report["verification"] is None
     assert report["checked"][0].startswith("not run")
 

@@ -31,7 +31,7 @@ def test_every_model_class_exports_itself(task: str, tmp_path: Path) -> None:
     model = open_model(tmp_path / "model.onnx")
     assert model.task == task
     assert list(model.engine.outputs) == OUTPUTS[task]
-    assert json.loads((tmp_path / "model.report.json").read_text())["run"]
+    assert json.loads((tmp_path / "model.onnx.report.json").read_text())["run"]
 
 
 def test_the_options_are_those_of_the_function() -> None:

@@ -55,8 +55,8 @@ def test_an_onnx_file_answers_as_pytorch(task: str, raw: bool, tmp_path: Path):
     assert report.verification.comparison.agreement > 0.999
     model = open_model(tmp_path / "model.onnx")
     assert list(model.engine.outputs) == (RAW if raw else OUTPUTS)[task]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.report.json"]
-    assert json.loads((tmp_path / "model.report.json").read_text())["verification"]["pictures"] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx.report.json"]
+    assert json.loads((tmp_path / "model.onnx.report.json").read_text())["verification"]["pictures"] == 2
 
 
 @needs_openvino
@@ -65,7 +65,16 @@ def test_an_openvino_file_answers_as_pytorch(task: str, tmp_path: Path):
     report = exported(task, tmp_path / "model.xml", preprocessing=True)
     assert report.verification.comparison.relative < 1e-4
     assert list(open_model(tmp_path / "model.xml").engine.outputs) == OUTPUTS[task]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.report.json", "model.xml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml", "model.xml.report.json"]
+
+
+@needs_onnx
+@needs_openvino
+def test_files_of_one_stem_in_a_folder_have_a_report_each(tmp_path: Path):
+    for suffix in (".onnx", ".xml"):
+        exported("classify", tmp_path / f"model{suffix}", size=(64, 64))
+    told = {path.name: json.loads(path.read_text())["format"] for path in tmp_path.glob("*.report.json")}
+    assert told == {"model.onnx.report.json": "onnx", "model.xml.report.json": "openvino"}
 
 
 @needs_onnx

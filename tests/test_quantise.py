@@ -46,7 +46,7 @@ def quantised(task: str, path: Path, *, precision: str = "int8", **settings: Any
 def test_an_int8_file_answers_nearly_as_pytorch(task: str, suffix: str, tmp_path: Path):
     report = quantised(task, tmp_path / f"model{suffix}")
     assert report.verification.comparison.relative < 0.2
-    told = json.loads((tmp_path / "model.report.json").read_text())["quantisation"]
+    told = json.loads((tmp_path / f"model{suffix}.report.json").read_text())["quantisation"]
     assert told["integer_convolutions"] > 0.8 * told["convolutions"]
     assert (told["calibration_pictures"], told["skipped"], told["loss"]["pictures"]) == (6, [], 6)
     assert told["loss"]["agreement"] > 0.8

@@ -60,7 +60,8 @@ def export(
     """Write a model for a device's runtime, and see that it answers as PyTorch does.
 
     The file is run in its own runtime on pictures before it takes its name; where its answers depart, nothing is written, and the
-    message says in which part of the model. NAME.report.json beside it holds differences, times, operators and metadata.
+    message says in which part of the model. The report beside it (model.onnx.report.json) holds differences, times, operators and
+    metadata.
 
     exit codes: 0 written and compared; 1 the file would not answer as PyTorch does, or something could not be read or written;
     2 bad usage; 130 interrupted. In every case but the first nothing is left behind.

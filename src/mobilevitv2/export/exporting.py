@@ -54,7 +54,7 @@ def export(
 ) -> ExportReport:
     """Write a model in the format of a device's runtime, run the file there, and compare it with PyTorch.
 
-    The file takes its name only when the comparison is passed; `NAME.report.json` beside it holds what came out.
+    The file takes its name only when the comparison is passed; a report beside it (`model.onnx.report.json`) holds what came out.
 
     Args:
         model: the name of a record, a folder, a hub id, a weights file, or a model.
@@ -134,7 +134,7 @@ def export(
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{place.name}.", suffix=".part", dir=place.parent) as folder:
         report = _written_and_verified(program, fmt, Path(folder, place.name), samples, calibrated, threads)
-        report_path = report.path.with_name(f"{place.stem}.report.json")
+        report_path = report.path.with_name(f"{place.name}.report.json")
         report = replace(report, path=place)
         report_path.write_text(report.to_json(), encoding="utf-8")
         _move(

@@ -55,7 +55,7 @@ class ExportReport:
         return sum(self.files.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """As `report.json` holds it."""
+        """As the file's report holds it."""
         return {
             "path": self.path.name,
             "files": dict(self.files),
