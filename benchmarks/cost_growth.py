@@ -51,6 +51,7 @@ class Recorded:
 
     def __init__(self, run: TorchRun) -> None:
         self.megabytes = run.megabytes
+        self.run = run  # a recording holds addresses alone: without this the weights' memory would be given to others
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             self.output = run.model(run.pixels)

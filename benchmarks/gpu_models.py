@@ -59,6 +59,7 @@ class Graph:
     """A model recorded as a CUDA graph for one input."""
 
     def __init__(self, model: nn.Module, x: Tensor) -> None:
+        self.model = model  # a recording holds addresses alone: without this the weights' memory would be given to others
         self.x = x.clone(memory_format=torch.preserve_format)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
