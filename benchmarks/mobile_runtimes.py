@@ -114,9 +114,9 @@ def with_onnxruntime(name: str, model: nn.Module, image: Tensor, folder: Path, r
 
     path = folder / f"{name}.onnx"
     if name == "ours":
-        from mobilevitv2.export.onnx import FORMAT
+        from mobilevitv2.export.formats import ONNX
 
-        FORMAT.write(our_program(model, image.shape[-1], "NCHW"), path)
+        ONNX.write(our_program(model, image.shape[-1], "NCHW"), path)
     else:
         torch.onnx.export(Logits(model), (image,), path, dynamo=True, opset_version=18, verbose=False, external_data=False)
     options = onnxruntime.SessionOptions()
@@ -132,9 +132,9 @@ def with_openvino(name: str, model: nn.Module, image: Tensor, folder: Path, row:
 
     path = folder / f"{name}.{hint}.{'xml' if name == 'ours' else 'onnx'}"
     if name == "ours":
-        from mobilevitv2.export.openvino import FORMAT
+        from mobilevitv2.export.formats import OPENVINO
 
-        FORMAT.write(our_program(model, image.shape[-1], "NCHW"), path)
+        OPENVINO.write(our_program(model, image.shape[-1], "NCHW"), path)
     else:
         torch.onnx.export(Logits(model), (image,), path, dynamo=True, opset_version=18, verbose=False, external_data=False)
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
@@ -148,12 +148,13 @@ def with_executorch(name: str, model: nn.Module, image: Tensor, folder: Path, ro
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
-    from mobilevitv2.export.executorch import FORMAT, _operators
+    from mobilevitv2.export.executorch import _operators
+    from mobilevitv2.export.formats import EXECUTORCH
     from mobilevitv2.runtime.with_executorch import open_engine
 
     path = folder / f"{name}.pte"
     if name == "ours":
-        row.outside = dict(FORMAT.write(our_program(model, image.shape[-1], "NCHW"), path).outside)
+        row.outside = dict(EXECUTORCH.write(our_program(model, image.shape[-1], "NCHW"), path).outside)
     else:
         exported = torch.export.export(Logits(model), (image,), strict=False)
         lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
@@ -167,13 +168,14 @@ def with_executorch(name: str, model: nn.Module, image: Tensor, folder: Path, ro
 def with_litert(name: str, model: nn.Module, image: Tensor, folder: Path, row: Row, threads: int) -> Run:
     import litert_torch
 
-    from mobilevitv2.export.litert import FORMAT, _operators
+    from mobilevitv2.export.formats import LITERT
+    from mobilevitv2.export.litert import _operators
     from mobilevitv2.runtime.with_litert import open_engine
 
     path = folder / f"{name}.tflite"
     last = image.permute(0, 2, 3, 1).contiguous()
     if name == "ours":
-        row.outside = dict(FORMAT.write(our_program(model, image.shape[-1], "NHWC"), path).outside)
+        row.outside = dict(LITERT.write(our_program(model, image.shape[-1], "NHWC"), path).outside)
     else:
         litert_torch.convert(ChannelsLast(Logits(model)).eval(), sample_kwargs={"image": last}).export(str(path))
         row.outside = _operators(path.read_bytes())[1]

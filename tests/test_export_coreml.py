@@ -16,8 +16,9 @@ from mobilevitv2.errors import ConfigurationError, WeightsError
 
 pytest.importorskip("coremltools", reason="the coreml extra is not installed")
 
-from mobilevitv2.export.coreml import FORMAT, check, convert, write
+from mobilevitv2.export.coreml import check, convert, write
 from mobilevitv2.export.coreml_evaluation import evaluate
+from mobilevitv2.export.formats import COREML as FORMAT
 
 # coremltools and torch warn about each other's versions.
 pytestmark = pytest.mark.filterwarnings("ignore")

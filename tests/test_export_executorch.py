@@ -17,7 +17,8 @@ from mobilevitv2.errors import ConfigurationError, WeightsError
 
 pytest.importorskip("executorch", reason="the executorch extra is not installed")
 
-from mobilevitv2.export.executorch import FORMAT, gate_silu
+from mobilevitv2.export.executorch import gate_silu
+from mobilevitv2.export.formats import EXECUTORCH as FORMAT
 from mobilevitv2.export.forms import token_module
 from mobilevitv2.export.quantise.calibration import Calibrated
 from mobilevitv2.export.samples import made_picture

@@ -15,7 +15,8 @@ from mobilevitv2.errors import ConfigurationError, WeightsError
 pytest.importorskip("executorch", reason="the executorch extra is not installed")
 pytest.importorskip("coremltools", reason="the coreml extra is not installed")
 
-from mobilevitv2.export.executorch_coreml import FORMAT, check
+from mobilevitv2.export.executorch_coreml import check
+from mobilevitv2.export.formats import EXECUTORCH_COREML as FORMAT
 
 # The exporters and torch's own parts warn about each other.
 pytestmark = pytest.mark.filterwarnings("ignore")

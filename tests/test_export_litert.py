@@ -18,7 +18,8 @@ from mobilevitv2.errors import ConfigurationError, WeightsError
 
 pytest.importorskip("litert_torch", reason="the litert extra is not installed")
 
-from mobilevitv2.export.litert import FORMAT, left_outside
+from mobilevitv2.export.formats import LITERT as FORMAT
+from mobilevitv2.export.litert import left_outside
 from mobilevitv2.export.quantise.calibration import Calibrated
 from mobilevitv2.export.samples import made_picture
 from mobilevitv2.runtime.with_litert import open_engine, stored_text

@@ -163,7 +163,7 @@ def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mobilevitv2.export.exporting.verify", interrupted)
+    monkeypatch.setattr("mobilevitv2.export.verify.verify", interrupted)
     with pytest.raises(KeyboardInterrupt):
         exported("classify", tmp_path / "model.onnx", size=(64, 64))
     assert list(tmp_path.iterdir()) == []

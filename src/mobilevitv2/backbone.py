@@ -22,8 +22,8 @@ from mobilevitv2.loading import check_folder, check_task, find_record, load_file
 from mobilevitv2.weights import fetch
 
 if TYPE_CHECKING:
-    from mobilevitv2.export.program import Suppression
     from mobilevitv2.export.report import ExportReport
+    from mobilevitv2.export.request import Suppression
     from mobilevitv2.image_processing import MobileViTV2ImageProcessor
 
 

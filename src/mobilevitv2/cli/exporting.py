@@ -78,14 +78,16 @@ def export(
     _check_web(format, {"also": also, "ort_web": ort_web}, of_files)
 
     from mobilevitv2.cli.quiet import quiet_libraries
-    from mobilevitv2.export import export as export_model
+    from mobilevitv2.export.request import check_request
 
-    quiet_libraries()
     if format == "web":
-        from mobilevitv2.export.web import export_site
+        from mobilevitv2.export.web.site import check_site, export_site
 
+        models = [model, *(also or [])]
+        check_site(models, path, precision=precision, size=wanted, calibration=calibrate, overwrite=overwrite)
+        quiet_libraries()
         site = export_site(
-            [model, *(also or [])],
+            models,
             path,
             precision=precision,
             size=wanted,
@@ -97,6 +99,20 @@ def export(
             overwrite=overwrite,
         )
         return _told(site, json)
+    check_request(  # first: quiet_libraries imports transformers
+        model,
+        path,
+        format=format,
+        delegate=delegate,
+        precision=precision,
+        size=wanted,
+        dynamic=dynamic,
+        calibration=calibrate,
+        overwrite=overwrite,
+    )
+    quiet_libraries()
+    from mobilevitv2.export import export as export_model
+
     report = export_model(
         model,
         path,

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from mobilevitv2.errors import ConfigurationError, WeightsError
 from mobilevitv2.export.executorch import quiet
-from mobilevitv2.export.formats import ExportFormat, Written
-from mobilevitv2.export.program import SIDE_STEP, SMALLEST_FREE_SIDE, Answering, exported_model
+from mobilevitv2.export.formats import COREML, Written
+from mobilevitv2.export.program import Answering, exported_model
+from mobilevitv2.export.request import SIDE_STEP, SMALLEST_FREE_SIDE
 from mobilevitv2.export.samples import made_picture
 from mobilevitv2.runtime.metadata import METADATA_KEY
 
@@ -38,18 +39,12 @@ FACTORS = (0.5, 0.75, 1.25, 1.5, 2.0)
 NOT_OPERATORS = ("const",)
 # Sums over thousands of values and what depends on them; the rest calculates in 16 bits.
 WIDE = frozenset({"reduce_mean", "reduce_sum", "rsqrt", "softmax", "square", "exp"})
-TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "int8-weights": 0.2}
 WEIGHTED = ("conv", "linear")
 FEWEST_WEIGHTS = 1024
 """Smaller tensors stay as they are: their scales would take as much room."""
 TRIED = 3
 """Sizes that the check evaluates: each costs a forward pass."""
 NOT_RUN = "not run: Core ML exists on Apple's systems only"
-REFUSED_BF16 = "Core ML's programs know no bfloat16; take 'fp16'"
-REFUSED_INT8 = (
-    "its integer arithmetic needs iOS 17 and Apple's own runtime, so nothing about the file could be checked; "
-    "take 'int8-weights' or 'fp16'"
-)
 
 
 class PictureProgram(nn.Module):
@@ -292,28 +287,10 @@ def answers_alike(program: Program, found: Mapping[str, Any], wanted: Tensor | t
         mask = not value.is_floating_point()
         shares.append(float((ours != theirs).double().mean() if mask else (ours - theirs).abs().max() / theirs.abs().max()))
     worst = float(np.max(shares))  # not a number where one of them is not
-    if not worst <= TOLERANCE[program.precision]:
+    if not worst <= COREML.tolerance[program.precision]:
         raise WeightsError(
             f"the program, evaluated operator by operator, differs from PyTorch by {worst:.2g} of the largest value (allowed is "
-            f"{TOLERANCE[program.precision]:g}); the file was removed. Take another precision, or report the model's configuration."
+            f"{COREML.tolerance[program.precision]:g}); the file was removed. Take another precision, or report the model's "
+            "configuration."
         )
     return worst
-
-
-FORMAT = ExportFormat(
-    name="coreml",
-    suffix=".mlpackage",
-    extra="coreml",
-    modules=("coremltools",),
-    precisions=("fp16", "fp32"),
-    layout="NCHW",
-    free_axes=("height", "width"),
-    suppression=False,
-    engine=None,
-    write=write,
-    quantise=quantise,
-    quantised=("int8-weights",),
-    refused={"bf16": REFUSED_BF16, "int8": REFUSED_INT8},
-    check=check,
-    tolerance=TOLERANCE,
-)

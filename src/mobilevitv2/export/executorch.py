@@ -9,7 +9,7 @@ import io
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from importlib.metadata import version
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilevitv2.errors import ConfigurationError
-from mobilevitv2.export.formats import ExportFormat, Written
+from mobilevitv2.export.formats import Written
 from mobilevitv2.export.forms import FIXED_ANCHORS, TokenNorm, token_module
 from mobilevitv2.export.program import Answering
 from mobilevitv2.runtime.metadata import METADATA_KEY
@@ -172,30 +172,3 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-TOLERANCE: Mapping[str, float] = {"fp32": 1e-4, "fp16": 2e-2}
-
-FORMAT = ExportFormat(
-    name="executorch",
-    suffix=".pte",
-    extra="executorch",
-    modules=("executorch",),
-    precisions=("fp32", "fp16"),
-    layout="NCHW",
-    free_axes=(),
-    suppression=False,
-    engine="executorch",
-    write=write,
-    quantise=quantise,
-    quantised=("int8",),
-    refused={
-        "bf16": "XNNPACK has bfloat16 for fully connected layers alone, so that convolutions would stay outside the delegate; "
-        "take 'fp32'",
-        "int8-weights": "XNNPACK's partitioner takes 8-bit weights together with 8-bit values, not alone; "
-        "take 'int8' with pictures, or the delegate coreml",
-    },
-    delegates={"xnnpack": "mobilevitv2.export.executorch", "coreml": "mobilevitv2.export.executorch_coreml"},
-    delegate="xnnpack",
-    tolerance=TOLERANCE,
-)

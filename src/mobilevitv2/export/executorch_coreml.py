@@ -24,17 +24,13 @@ from mobilevitv2.errors import WeightsError
 from mobilevitv2.export.coreml import (
     FEWEST_WEIGHTS,
     NOT_RUN,
-    REFUSED_BF16,
-    REFUSED_INT8,
     TARGET,
-    TOLERANCE,
     answers_alike,
     loaded,
     looked_through,
     plain_module,
     sample_pixels,
 )
-from mobilevitv2.export.executorch import FORMAT as XNNPACK
 from mobilevitv2.export.executorch import METHOD, check_axes, finished, quiet
 from mobilevitv2.export.formats import Written
 from mobilevitv2.export.program import Answering
@@ -187,18 +183,3 @@ def package(path: Path, folder: Path) -> Path:
     if not executorchcoreml.unflatten_directory_contents(bytes(payload), str(folder)):
         raise WeightsError(f"the Core ML program inside {path.name} cannot be unpacked; it was removed.")
     return folder / "lowered_module" / "model.mlpackage"  # as the delegate itself unpacks it
-
-
-FORMAT = replace(
-    XNNPACK,
-    modules=("executorch", "coremltools"),
-    precisions=("fp32", "fp16"),
-    engine=None,
-    write=write,
-    quantise=quantise,
-    quantised=("int8-weights",),
-    refused={"bf16": REFUSED_BF16, "int8": REFUSED_INT8},
-    delegate="coreml",
-    check=check,
-    tolerance=TOLERANCE,
-)

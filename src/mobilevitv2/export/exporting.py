@@ -10,17 +10,14 @@ import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobilevitv2.errors import ConfigurationError, MissingDependency
-from mobilevitv2.export.formats import PRECISIONS, ExportFormat, Written, get_format
+from mobilevitv2.errors import ConfigurationError
+from mobilevitv2.export.formats import ExportFormat, Written
 from mobilevitv2.export.metadata import describe, natural_size, with_versions
-from mobilevitv2.export.program import Suppression, build_program, check_size
 from mobilevitv2.export.report import ExportReport
-from mobilevitv2.export.samples import sample_pictures
-from mobilevitv2.export.verify import verify
+from mobilevitv2.export.request import Suppression, check_request, check_size, free_axes
 
 if TYPE_CHECKING:
     from mobilevitv2.backbone import MobileViTV2PreTrainedModel
@@ -87,15 +84,18 @@ def export(
         MissingDependency: the format's libraries are not installed.
         WeightsError: weights that cannot be read, or a file that does not answer as PyTorch does; it is gone then.
     """
+    fmt = check_request(
+        model,
+        path,
+        format=format,
+        delegate=delegate,
+        precision=precision,
+        size=size,
+        dynamic=dynamic,
+        calibration=calibration,
+        overwrite=overwrite,
+    )
     place = Path(path)
-    if format == "web":
-        raise ConfigurationError("format='web' is a folder of files: call mobilevitv2.export.web.export_site, or the command.")
-    fmt = get_format(format or _told_format(place), delegate=delegate)
-    _check_request(fmt, precision, calibration)
-    place = _check_path(place, fmt, overwrite)
-    _check_installed(fmt)
-    if size is not None:
-        check_size(size, dynamic=dynamic)
     if isinstance(model, str | os.PathLike):
         from mobilevitv2.contract import load_model
 
@@ -116,7 +116,7 @@ def export(
         fmt,
         precision=precision,
         size=size,
-        dynamic=_free_axes(fmt, dynamic),
+        dynamic=free_axes(fmt, dynamic),
         preprocessing=preprocessing,
         postprocessing=postprocessing,
         suppression=limits,
@@ -129,6 +129,9 @@ def export(
         from mobilevitv2.export.quantise.calibration import Calibration, read_calibration
 
         calibrated = read_calibration(Calibration.of(calibration), metadata.picture, task=metadata.task)
+    from mobilevitv2.export.program import build_program
+    from mobilevitv2.export.samples import sample_pictures
+
     samples = sample_pictures(calibrated.samples if pictures is None and calibrated and calibrated.samples else pictures)
     program = build_program(model, metadata, layout=fmt.layout, suppression=limits)
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -147,6 +150,8 @@ def export(
 def _written_and_verified(
     program: Program, fmt: ExportFormat, path: Path, samples: list[Any], calibrated: Calibrated | None, threads: int | None
 ) -> ExportReport:
+    from mobilevitv2.export.verify import verify
+
     start = time.perf_counter()
     written = _write(program, fmt, path, calibrated)
     seconds = time.perf_counter() - start
@@ -190,52 +195,7 @@ def _write(program: Program, fmt: ExportFormat, path: Path, calibrated: Calibrat
     return fmt.write(program, path)
 
 
-# ---- checks before any work ------------------------------------------------------------------------------------------------------
-
-
-def _told_format(path: Path) -> str:
-    endings = {".onnx": "onnx", ".xml": "openvino", ".pte": "executorch", ".tflite": "litert", ".mlpackage": "coreml"}
-    if path.suffix.lower() not in endings:
-        raise ConfigurationError(f"{path} does not tell its format; end it in {', '.join(endings)}, or pass the format.")
-    return endings[path.suffix.lower()]
-
-
-def _check_request(fmt: ExportFormat, precision: str, calibration: Any) -> None:
-    if precision not in PRECISIONS:
-        raise ConfigurationError(f"precision={precision!r} is unknown; there are {', '.join(PRECISIONS)}.")
-    if precision not in fmt.offered:
-        where = f"{fmt.name} with the delegate {fmt.delegate}" if fmt.delegate else fmt.name
-        reason = f": {fmt.refused[precision]}" if precision in fmt.refused else ""
-        raise ConfigurationError(f"precision={precision!r} is not offered for {where}{reason}. There are {', '.join(fmt.offered)}.")
-    if precision == "int8" and calibration is None:
-        raise ConfigurationError("precision='int8' needs pictures to measure ranges on; pass calibration (--calibrate DATA).")
-    if precision != "int8" and calibration is not None:
-        raise ConfigurationError(
-            f"precision={precision!r} measures no ranges; leave the calibration pictures out, or ask for int8."
-        )
-
-
-def _check_path(path: Path, fmt: ExportFormat, overwrite: bool) -> Path:
-    if path.suffix.lower() != fmt.suffix:
-        raise ConfigurationError(
-            f"{path}: a file of format {fmt.name} ends in {fmt.suffix}; name it {path.with_suffix(fmt.suffix).name}."
-        )
-    folder_format = fmt.suffix == ".mlpackage"
-    if path.is_dir() and not folder_format:
-        raise ConfigurationError(f"{path} is a folder; name a file in it, such as {path / f'model{fmt.suffix}'}.")
-    if path.exists() and not overwrite:
-        raise ConfigurationError(f"{path} exists already and was left as it is; name another file, or ask to overwrite it.")
-    if path.parent.exists() and not path.parent.is_dir():
-        raise ConfigurationError(f"{path.parent} is a file, so nothing can be written into it; name a folder.")
-    return path
-
-
-def _check_installed(fmt: ExportFormat) -> None:
-    missing = [name for name in fmt.modules if find_spec(name.partition(".")[0]) is None]
-    if missing:
-        raise MissingDependency(
-            f"{' and '.join(missing)} not installed, for format {fmt.name}: pip install 'mobilevitv2[{fmt.extra}]'"
-        )
+# ---- the model -------------------------------------------------------------------------------------------------------------------
 
 
 def _check_task(model: MobileViTV2PreTrainedModel, task: str | None) -> None:
@@ -245,14 +205,6 @@ def _check_task(model: MobileViTV2PreTrainedModel, task: str | None) -> None:
         raise ConfigurationError(f"task={task!r}, but the model is of task {model.task!r}; leave the task out.")
     if model.config.num_channels != 3:
         raise ConfigurationError(f"num_channels={model.config.num_channels}; exported files take RGB pictures, 3 channels.")
-
-
-def _free_axes(fmt: ExportFormat, dynamic: bool) -> tuple[str, ...]:
-    if not dynamic:
-        return tuple(axis for axis in fmt.free_axes if axis == "batch")
-    if not {"height", "width"} <= set(fmt.free_axes):
-        raise ConfigurationError(f"format {fmt.name} has fixed sizes; leave dynamic out, and export one file for each size.")
-    return fmt.free_axes
 
 
 def _plain(model: MobileViTV2PreTrainedModel) -> MobileViTV2PreTrainedModel:

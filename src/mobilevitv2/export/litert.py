@@ -14,7 +14,7 @@ import torch
 
 from mobilevitv2.errors import ConfigurationError
 from mobilevitv2.export.executorch import quiet
-from mobilevitv2.export.formats import ExportFormat, Written
+from mobilevitv2.export.formats import Written
 from mobilevitv2.export.forms import token_module
 from mobilevitv2.export.litert_packing import pack
 from mobilevitv2.runtime.preprocessing import as_input
@@ -143,20 +143,3 @@ def left_outside(details: Sequence[Mapping[str, Any]], outputs: Sequence[int]) -
             outside[maker["op_name"]] += 1
         wanted += [int(index) for index in maker["inputs"] if index >= 0]
     return outside
-
-
-FORMAT = ExportFormat(
-    name="litert",
-    suffix=".tflite",
-    extra="litert",
-    modules=("litert_torch", "ai_edge_litert"),
-    precisions=("fp32", "fp16"),
-    layout="NHWC",
-    free_axes=(),
-    suppression=False,
-    engine="litert",
-    refused={"bf16": "litert-torch does not convert bfloat16 weights ('Got unsupported ScalarType BFloat16'); take 'fp16'"},
-    write=write,
-    quantise=quantise,
-    tolerance={"fp32": 1e-4},
-)

@@ -15,7 +15,7 @@ from mobilevitv2.runtime.metadata import Metadata, PictureContract, Port
 if TYPE_CHECKING:
     from mobilevitv2.backbone import MobileViTV2PreTrainedModel
     from mobilevitv2.export.formats import ExportFormat
-    from mobilevitv2.export.program import Suppression
+    from mobilevitv2.export.request import Suppression
     from mobilevitv2.image_processing import MobileViTV2ImageProcessor
 
 FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}

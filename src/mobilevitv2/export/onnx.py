@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobilevitv2.export.formats import ExportFormat, Written
+from mobilevitv2.export.formats import Written
 from mobilevitv2.graph.builder import OPSET
 
 if TYPE_CHECKING:
@@ -38,23 +38,3 @@ def quantise(program: Program, path: Path, calibration: Calibrated | None) -> Wr
         versions={"onnx opset": str(OPSET)},
         quantisation=graph.summary,
     )
-
-
-FORMAT = ExportFormat(
-    name="onnx",
-    suffix=".onnx",
-    extra="onnx",
-    modules=("onnxruntime",),
-    precisions=("fp32", "fp16"),
-    layout="NCHW",
-    free_axes=("batch", "height", "width"),
-    suppression=True,
-    engine="onnxruntime",
-    refused={
-        "bf16": "ONNX Runtime has no bfloat16 convolution for CPUs, so that the file could not be run and compared; "
-        "take 'fp16', or the format openvino"
-    },
-    write=write,
-    quantise=quantise,
-    staged=True,
-)

@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobilevitv2.export.formats import ExportFormat, Written
+from mobilevitv2.export.formats import Written
 from mobilevitv2.runtime.metadata import METADATA_KEY
 
 if TYPE_CHECKING:
@@ -55,19 +55,3 @@ def _saved(program: Program, content: bytes, path: Path) -> Written:
     for name in CONSTANTS:
         operators.pop(name, None)
     return Written(files=(path, path.with_suffix(".bin")), operators=operators, versions=versions)
-
-
-FORMAT = ExportFormat(
-    name="openvino",
-    suffix=".xml",
-    extra="openvino",
-    modules=("openvino",),
-    precisions=("fp32", "fp16", "bf16"),
-    layout="NCHW",
-    free_axes=("batch", "height", "width"),
-    suppression=True,
-    engine="openvino",
-    write=write,
-    quantise=quantise,
-    staged=True,
-)

@@ -22,20 +22,16 @@ import torch
 from torch import Tensor, nn
 
 from mobilevitv2.boxes import to_corners
-from mobilevitv2.errors import ConfigurationError
 from mobilevitv2.inference.fold import fold
 from mobilevitv2.runtime.metadata import Metadata, PictureContract, Port
 from mobilevitv2.segmentation import upsample
 
 if TYPE_CHECKING:
     from mobilevitv2.backbone import MobileViTV2PreTrainedModel
+    from mobilevitv2.export.request import Suppression
 
 Layout = Literal["NCHW", "NHWC"]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-SMALLEST_FREE_SIDE = 128
-SIDE_STEP = 64
-"""With a free height and width, sides are multiples of this: then no map has to be stretched to whole patches."""
 
 
 @dataclass(frozen=True)
@@ -72,23 +68,6 @@ class Program:
     def task(self) -> str:
         """ "classify", "segment" or "detect"."""
         return self.metadata.task
-
-
-@dataclass(frozen=True)
-class Suppression:
-    """Settings of a detector's suppression, fixed inside the file.
-
-    Attributes:
-        threshold: scores below it are dropped; callers may ask for a higher one later, never for a lower one.
-        iou: overlap from which the lower of two boxes of a class goes.
-        candidates: of each class that take part, the best ones.
-        detections: at most, for each picture.
-    """
-
-    threshold: float = 0.05
-    iou: float = 0.5
-    candidates: int = 400
-    detections: int = 200
 
 
 class Answering(nn.Module):
@@ -244,18 +223,3 @@ def example_input(metadata: Metadata, layout: Layout, *, batch: int = 1) -> Tens
         return torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8)
     shape = (batch, height, width, 3) if layout == "NHWC" else (batch, 3, height, width)
     return torch.rand(shape)
-
-
-def check_size(size: tuple[int, int], *, dynamic: bool) -> None:
-    """Refuse sizes that no exported file is made for.
-
-    Raises:
-        ConfigurationError: below 32 pixels a side; with free sides no multiple of 64 from 128 on.
-    """
-    for name, side in zip(("height", "width"), size, strict=True):
-        if side < 32 or side > 8192:
-            raise ConfigurationError(f"size has {name} {side}; a side is 32 to 8192 pixels.")
-        if dynamic and (side % SIDE_STEP or side < SMALLEST_FREE_SIDE):
-            raise ConfigurationError(
-                f"size has {name} {side}; with --dynamic sides are multiples of {SIDE_STEP} from {SMALLEST_FREE_SIDE} on."
-            )

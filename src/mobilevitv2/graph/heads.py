@@ -43,7 +43,7 @@ class DetectionOptions:
 
 @dataclass(frozen=True)
 class SuppressionOptions:
-    """See `mobilevitv2.export.program.Suppression`."""
+    """See `mobilevitv2.export.request.Suppression`."""
 
     threshold: float
     iou: float

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import mobilevitv2
 from mobilevitv2.errors import ConfigurationError
+from mobilevitv2.export.formats import ONNX
 from mobilevitv2.export.report import ExportReport
+from mobilevitv2.export.request import check_installed, check_precision, check_size, check_source
 from mobilevitv2.export.web.checking import expected_answer
 from mobilevitv2.export.web.ort_web import copy_runtime
 from mobilevitv2.text_table import aligned
@@ -125,10 +127,8 @@ def export_site(
         ConfigurationError: no model, or a folder that is taken. DownloadError: ONNX Runtime Web cannot be fetched.
         The errors of `mobilevitv2.export.export`. In every case nothing is left behind.
     """
-    if not models:
-        raise ConfigurationError("a page without a model shows nothing; name at least one.")
+    check_site(models, folder, precision=precision, size=size, calibration=calibration, overwrite=overwrite)
     place = Path(folder)
-    _check_folder(place, overwrite)
     with _whole_folder(place) as part:
         (part / "ort").mkdir()
         runtime = copy_runtime(part / "ort", ort_web)  # first: it is what most often cannot be done, and costs least to try
@@ -145,6 +145,33 @@ def export_site(
     return SiteReport(path=place, models=tuple(done), samples=len(samples), runtime=runtime, bytes=total)
 
 
+def check_site(
+    models: Sequence[Any],
+    folder: str | os.PathLike[str],
+    *,
+    precision: str = "fp32",
+    size: tuple[int, int] | None = None,
+    calibration: Any = None,
+    overwrite: bool = False,
+) -> None:
+    """Refuse what cannot be done, before anything is fetched and before torch is imported; arguments as in `export_site`.
+
+    Raises:
+        ConfigurationError: no model, a model, precision or size that there is not, or a folder that is taken.
+        MissingDependency: ONNX Runtime is not installed.
+    """
+    if not models:
+        raise ConfigurationError("a page without a model shows nothing; name at least one.")
+    _check_folder(Path(folder), overwrite)
+    check_precision(ONNX, precision, calibration)
+    if size is not None:
+        check_size(size, dynamic=False)
+    for model in models:
+        if not _is_exported(model):
+            check_source(model)
+    check_installed(ONNX)
+
+
 # ---- parts -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -152,10 +179,9 @@ def _add_model(part: Path, source: Any, taken: set[str], settings: dict[str, Any
     from mobilevitv2.runtime import open_model
 
     report: ExportReport | None = None
-    is_path = isinstance(source, str | os.PathLike)
     with tempfile.TemporaryDirectory(dir=part, prefix=".model.") as scratch:
         path = Path(scratch, "model.onnx")
-        if is_path and Path(source).suffix.lower() == ".onnx":
+        if _is_exported(source):
             _check_given(settings, source)
             model = open_model(source)  # says so where it is missing or damaged
             shutil.copyfile(source, path)
@@ -177,6 +203,10 @@ def _add_model(part: Path, source: Any, taken: set[str], settings: dict[str, Any
     }
     _write_json(target / "model.json", description)
     return SiteModel(name=name, metadata=model.metadata, bytes=length, report=report)
+
+
+def _is_exported(source: Any) -> bool:
+    return isinstance(source, str | os.PathLike) and Path(source).suffix.lower() == ".onnx"
 
 
 def _exported(source: Any, path: Path, settings: dict[str, Any]) -> ExportReport:
