@@ -178,7 +178,7 @@ def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
         ({"precision": "bf16"}, "not offered for onnx"),
         ({"size": (16, 64)}, "32 to 8192"),
         ({"size": (100, 128), "dynamic": True}, "multiples of 64"),
-        ({"task": "detect"}, "leave the task out"),
+        ({"task": "detect"}, r"leave task \(--task\) out"),
         ({"pictures": ["nowhere.jpg"]}, "nowhere.jpg"),
     ],
 )
@@ -191,12 +191,14 @@ def test_bad_requests_are_answered(settings: dict[str, Any], message: str, tmp_p
 @needs_onnx
 def test_paths_that_are_taken_or_do_not_fit(tmp_path: Path):
     (tmp_path / "there.onnx").write_bytes(b"mine")
-    with pytest.raises(ConfigurationError, match="exists already"):
+    with pytest.raises(
+        ConfigurationError, match=r"exists already and was left as it is; name another file, or pass overwrite=True \(--overwrite\)"
+    ):
         exported("classify", tmp_path / "there.onnx")
     assert (tmp_path / "there.onnx").read_bytes() == b"mine"
     with pytest.raises(ConfigurationError, match=r"ends in \.onnx"):
         exported("classify", tmp_path / "model.bin", format="onnx")
-    with pytest.raises(ConfigurationError, match="does not tell its format"):
+    with pytest.raises(ConfigurationError, match=r"does not tell its format; .* or pass format \(--format\)"):
         exported("classify", tmp_path / "model")
     (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(ConfigurationError, match="is a folder"):

@@ -118,14 +118,16 @@ def test_unreadable_pictures_are_skipped_and_named(tmp_path: Path):
 
 def test_data_without_a_readable_picture_are_refused(tmp_path: Path):
     (tmp_path / "broken.png").write_bytes(b"nothing")
-    with pytest.raises(ConfigurationError, match="none of the 1 calibration pictures"):
+    with pytest.raises(
+        ConfigurationError, match=r"the one calibration picture cannot be read; pass others as calibration \(--calibrate DATA\)"
+    ):
         read_calibration(Calibration(data=tmp_path), CONTRACT, task="classify")
     (tmp_path / "broken.png").unlink()
     with pytest.raises(ConfigurationError, match="no picture"):
         read_calibration(Calibration(data=tmp_path), CONTRACT, task="classify")
     with pytest.raises(DataError, match="does not exist"):
         read_calibration(Calibration(data=tmp_path / "nowhere"), CONTRACT, task="classify")
-    with pytest.raises(ConfigurationError, match="calibration is empty"):
+    with pytest.raises(ConfigurationError, match=r"calibration \(--calibrate\) is empty"):
         read_calibration(Calibration(data=[]), CONTRACT, task="classify")
     with pytest.raises(ConfigurationError, match="pictures=0"):
         Calibration(data=[], pictures=0)

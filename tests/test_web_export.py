@@ -113,14 +113,14 @@ def test_exported_files_and_own_samples_go_on_a_page(package: Path, tmp_path: Pa
     assert index["samples"] == [{"file": "samples/1.jpg", "label": "sea shore"}]
     description = json.loads((tmp_path / "site" / "models" / "half" / "model.json").read_text())
     assert description["check"]["integers"] and description["check"]["output"] == "mask"
-    with pytest.raises(ConfigurationError, match=r"half\.onnx is exported already; leave size out"):
+    with pytest.raises(ConfigurationError, match=r"half\.onnx is exported already; leave size \(--size\) out"):
         export_site([tmp_path / "half.onnx"], tmp_path / "other", ort_web=package, size=(96, 96))
 
 
 @needs_onnx
 def test_a_folder_is_replaced_when_it_is_a_site_and_that_was_asked_for(site: Path, package: Path):
     options: dict[str, Any] = {"size": (64, 64), "ort_web": package}
-    with pytest.raises(ConfigurationError, match="exists already and was left as it is"):
+    with pytest.raises(ConfigurationError, match=r"exists already .* another folder, or pass overwrite=True \(--overwrite\)"):
         export_site([model_of("classify")], site, **options)
     (site / "old").write_text("")
     export_site([model_of("classify")], site, overwrite=True, **options)

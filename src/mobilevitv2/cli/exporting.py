@@ -109,6 +109,7 @@ def export(
         dynamic=dynamic,
         calibration=calibrate,
         overwrite=overwrite,
+        threads=threads,
     )
     quiet_libraries()
     from mobilevitv2.export import export as export_model

@@ -290,7 +290,7 @@ def answers_alike(program: Program, found: Mapping[str, Any], wanted: Tensor | t
     if not worst <= COREML.tolerance[program.precision]:
         raise WeightsError(
             f"the program, evaluated operator by operator, differs from PyTorch by {worst:.2g} of the largest value (allowed is "
-            f"{COREML.tolerance[program.precision]:g}); the file was removed. Take another precision, or report the model's "
-            "configuration."
+            f"{COREML.tolerance[program.precision]:g}); the file was removed. Take another precision (--precision), or report "
+            "the model's configuration."
         )
     return worst

@@ -94,6 +94,7 @@ def export(
         dynamic=dynamic,
         calibration=calibration,
         overwrite=overwrite,
+        threads=threads,
     )
     place = Path(path)
     if isinstance(model, str | os.PathLike):
@@ -202,7 +203,7 @@ def _check_task(model: MobileViTV2PreTrainedModel, task: str | None) -> None:
     if model.task not in ("classify", "segment", "detect"):
         raise ConfigurationError(f"a model of task {model.task!r} has no exported form; load it as classify, segment or detect.")
     if task is not None and model.task != task:
-        raise ConfigurationError(f"task={task!r}, but the model is of task {model.task!r}; leave the task out.")
+        raise ConfigurationError(f"task={task!r}, but the model is of task {model.task!r}; leave task (--task) out.")
     if model.config.num_channels != 3:
         raise ConfigurationError(f"num_channels={model.config.num_channels}; exported files take RGB pictures, 3 channels.")
 

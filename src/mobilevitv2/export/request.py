@@ -45,6 +45,7 @@ def check_request(
     dynamic: bool = False,
     calibration: Any = None,
     overwrite: bool = False,
+    threads: int | None = None,
 ) -> ExportFormat:
     """The format that is asked for, where the rest fits it; arguments as in `mobilevitv2.export.export`.
 
@@ -61,6 +62,8 @@ def check_request(
     free_axes(fmt, dynamic)
     if size is not None:
         check_size(size, dynamic=dynamic)
+    if threads is not None and threads < 1:
+        raise ConfigurationError(f"threads={threads} (--threads) is not possible; 1 is the least, without it the runtime chooses.")
     check_source(model)
     check_installed(fmt)
     return fmt
@@ -83,7 +86,7 @@ def check_source(model: object) -> None:
 
 def _told_format(path: Path) -> str:
     if path.suffix.lower() not in ENDINGS:
-        raise ConfigurationError(f"{path} does not tell its format; end it in {', '.join(ENDINGS)}, or pass the format.")
+        raise ConfigurationError(f"{path} does not tell its format; end it in {', '.join(ENDINGS)}, or pass format (--format).")
     return ENDINGS[path.suffix.lower()]
 
 
@@ -99,7 +102,8 @@ def check_precision(fmt: ExportFormat, precision: str, calibration: Any) -> None
         raise ConfigurationError("precision='int8' needs pictures to measure ranges on; pass calibration (--calibrate DATA).")
     if precision != "int8" and calibration is not None:
         raise ConfigurationError(
-            f"precision={precision!r} measures no ranges; leave the calibration pictures out, or ask for int8."
+            f"precision={precision!r} measures no ranges; leave calibration (--calibrate) out, or take "
+            "precision='int8' (--precision int8)."
         )
 
 
@@ -112,7 +116,9 @@ def _check_path(path: Path, fmt: ExportFormat, overwrite: bool) -> None:
     if path.is_dir() and not folder_format:
         raise ConfigurationError(f"{path} is a folder; name a file in it, such as {path / f'model{fmt.suffix}'}.")
     if path.exists() and not overwrite:
-        raise ConfigurationError(f"{path} exists already and was left as it is; name another file, or ask to overwrite it.")
+        raise ConfigurationError(
+            f"{path} exists already and was left as it is; name another file, or pass overwrite=True (--overwrite)."
+        )
     if path.parent.exists() and not path.parent.is_dir():
         raise ConfigurationError(f"{path.parent} is a file, so nothing can be written into it; name a folder.")
 
@@ -131,7 +137,9 @@ def free_axes(fmt: ExportFormat, dynamic: bool) -> tuple[str, ...]:
     if not dynamic:
         return tuple(axis for axis in fmt.free_axes if axis == "batch")
     if not {"height", "width"} <= set(fmt.free_axes):
-        raise ConfigurationError(f"format {fmt.name} has fixed sizes; leave dynamic out, and export one file for each size.")
+        raise ConfigurationError(
+            f"format {fmt.name} has fixed sizes; leave dynamic (--dynamic) out, and export one file for each size."
+        )
     return fmt.free_axes
 
 
@@ -143,8 +151,9 @@ def check_size(size: tuple[int, int], *, dynamic: bool) -> None:
     """
     for name, side in zip(("height", "width"), size, strict=True):
         if side < 32 or side > 8192:
-            raise ConfigurationError(f"size has {name} {side}; a side is 32 to 8192 pixels.")
+            raise ConfigurationError(f"size (--size) has {name} {side}; a side is 32 to 8192 pixels.")
         if dynamic and (side % SIDE_STEP or side < SMALLEST_FREE_SIDE):
             raise ConfigurationError(
-                f"size has {name} {side}; with --dynamic sides are multiples of {SIDE_STEP} from {SMALLEST_FREE_SIDE} on."
+                f"size (--size) has {name} {side}; with dynamic (--dynamic) sides are multiples of {SIDE_STEP} "
+                f"from {SMALLEST_FREE_SIDE} on."
             )

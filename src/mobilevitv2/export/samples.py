@@ -76,5 +76,8 @@ def _readable(given: Iterable[Any], count: int) -> list[Image.Image]:
         except ImageError as error:
             problem = error
     if not pictures:
-        raise ConfigurationError(f"none of the {len(sources)} pictures to verify with can be read; the last one: {problem}")
+        raise ConfigurationError(
+            f"none of the {len(sources)} pictures to verify with can be read; pass others as "
+            f"pictures (--pictures). The last one: {problem}"
+        )
     return pictures

@@ -96,7 +96,8 @@ def verify(
     if not comparison.count:
         raise WeightsError(
             f"the {fmt.name} file could not be verified, and was removed: PyTorch finds no {comparison.answers} on the "
-            "pictures, so 0 of 0 agree, which proves nothing; pass pictures with something on them, or export a trained model."
+            "pictures, so 0 of 0 agree, which proves nothing; pass pictures (--pictures) with something on them, or export a trained "
+            "model."
         )
     if not comparison.fits(metadata.precision, tolerance):
         raise WeightsError(_failure(program, fmt, comparison, tolerance, pixels))
@@ -224,7 +225,7 @@ def _failure(program: Program, fmt: ExportFormat, comparison: Comparison, tolera
     return (
         f"the {fmt.name} file does not answer as PyTorch does: {found} (allowed is {tolerance:g} of the largest value), "
         f"{comparison.agreement:.1%} of {comparison.count} {comparison.answers} agree. {where} "
-        "The file was removed; try another precision, or report the model's configuration."
+        "The file was removed; try another precision (--precision), or report the model's configuration."
     )
 
 

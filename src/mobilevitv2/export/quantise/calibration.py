@@ -116,8 +116,9 @@ def read_calibration(calibration: Calibration, contract: PictureContract, *, tas
         except ImageError as error:
             skipped.append(str(error))
     if not prepared:
-        last = f"; the last one: {skipped[-1]}" if skipped else ""
-        raise ConfigurationError(f"none of the {len(readers)} calibration pictures can be read{last}")
+        last = f" The last one: {skipped[-1]}" if skipped else ""
+        what = "the one calibration picture cannot" if len(readers) == 1 else f"none of the {len(readers)} calibration pictures can"
+        raise ConfigurationError(f"{what} be read; pass others as calibration (--calibrate DATA).{last}")
     if skipped:
         logger.warning("%d of %d calibration pictures could not be read; the first: %s", len(skipped), len(readers), skipped[0])
     pixels = np.stack(prepared)
@@ -144,7 +145,7 @@ def _readers(data: Any, task: str) -> Sequence[Reader]:
         sources = _found([each]) if isinstance(each, str | os.PathLike) else [each]
         readers += [_reading(source) for source in sources]
     if not readers:
-        raise ConfigurationError("calibration is empty; pass a folder, a data set, paths or pictures.")
+        raise ConfigurationError("calibration (--calibrate) is empty; pass a folder, a data set, paths or pictures.")
     return readers
 
 

@@ -228,7 +228,8 @@ def _exported(source: Any, path: Path, settings: dict[str, Any]) -> ExportReport
 
 def _check_given(settings: dict[str, Any], source: Any) -> None:
     given = {"precision": "fp32", "size": None, "preprocessing": False, "calibration": None}
-    changed = [name for name, usual in given.items() if settings[name] != usual]
+    options = {"calibration": "calibrate"}
+    changed = [f"{name} (--{options.get(name, name)})" for name, usual in given.items() if settings[name] != usual]
     if changed:
         raise ConfigurationError(f"{source} is exported already; leave {', '.join(changed)} out, or name the weights instead.")
 
@@ -305,7 +306,9 @@ def _check_folder(place: Path, overwrite: bool) -> None:
     if not place.exists() or not any(place.iterdir()):
         return
     if not overwrite:
-        raise ConfigurationError(f"{place} exists already and was left as it is; name another folder, or ask to overwrite it.")
+        raise ConfigurationError(
+            f"{place} exists already and was left as it is; name another folder, or pass overwrite=True (--overwrite)."
+        )
     if not is_site(place):
         raise ConfigurationError(f"{place} holds other things than a site of this package, so it is not replaced; name another.")
 
