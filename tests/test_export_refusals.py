@@ -41,6 +41,7 @@ CASES: dict[str, tuple[str, tuple[str, ...], str]] = {
     "ending of another format": (f"{MODEL} a.xml --format onnx", (), "ends in .onnx; name it a.onnx"),
     "ending of no format": (f"{MODEL} a.tfl", (), "or pass format (--format)"),
     "path taken": (f"{MODEL} there.onnx", (), "name another file, or pass overwrite=True (--overwrite)"),
+    "weights of another file taken": (f"{MODEL} mine.xml", (), "mine.bin exists already"),
     "folder for a file": (f"{MODEL} folder.onnx", (), "folder.onnx is a folder"),
     "file for a folder": (f"{MODEL} there.onnx/a.onnx", (), "there.onnx is a file"),
     "missing library": (f"{MODEL} a.onnx", ("onnxruntime",), "onnxruntime not installed, for format onnx: pip install"),
@@ -70,12 +71,13 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What each request came to, all asked for in one process that has not imported torch."""
     folder = tmp_path_factory.mktemp("refusals")
     (folder / "there.onnx").write_bytes(b"mine")
+    (folder / "mine.bin").write_bytes(b"mine")
     (folder / "folder.onnx").mkdir()
     (folder / "folder.onnx" / "photo.jpg").write_bytes(b"dear")
     asked = json.dumps([(name, missing, words.split()) for name, (words, missing, _) in CASES.items()])
     done = subprocess.run([sys.executable, "-c", PROGRAM], input=asked, capture_output=True, text=True, cwd=folder, check=False)
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in folder.iterdir()) == ["folder.onnx", "there.onnx"]
+    assert sorted(path.name for path in folder.iterdir()) == ["folder.onnx", "mine.bin", "there.onnx"]
     assert (folder / "there.onnx").read_bytes() == b"mine"
     found: dict[str, dict[str, Any]] = json.loads(done.stdout)
     return found

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from mobilevitv2.cli.arguments import STDOUT, Argument, height_and_width
+from mobilevitv2.cli.ending import ended_in_order
 from mobilevitv2.cli.output import opened, say
 from mobilevitv2.errors import ConfigurationError
 
@@ -64,7 +65,7 @@ def export(
     metadata.
 
     exit codes: 0 written and compared; 1 the file would not answer as PyTorch does, or something could not be read or written;
-    2 bad usage; 130 interrupted. In every case but the first nothing is left behind.
+    2 bad usage; 130 interrupted, 143 terminated. In every case but the first nothing is left behind, and what was there stays.
 
     examples:
       mobilevitv2 export mobilevitv2-1.0-imagenet1k-256 model.onnx
@@ -76,61 +77,61 @@ def export(
     wanted = height_and_width(size)
     of_files = {"delegate": delegate, "dynamic": dynamic, "raw_outputs": raw_outputs, "threads": threads}
     _check_web(format, {"also": also, "ort_web": ort_web}, of_files)
+    with ended_in_order():
+        from mobilevitv2.cli.quiet import quiet_libraries
+        from mobilevitv2.export.request import check_request
 
-    from mobilevitv2.cli.quiet import quiet_libraries
-    from mobilevitv2.export.request import check_request
+        if format == "web":
+            from mobilevitv2.export.web.site import check_site, export_site
 
-    if format == "web":
-        from mobilevitv2.export.web.site import check_site, export_site
-
-        models = [model, *(also or [])]
-        check_site(models, path, precision=precision, size=wanted, calibration=calibrate, overwrite=overwrite)
-        quiet_libraries()
-        site = export_site(
-            models,
+            models = [model, *(also or [])]
+            check_site(models, path, precision=precision, size=wanted, calibration=calibrate, overwrite=overwrite)
+            quiet_libraries()
+            site = export_site(
+                models,
+                path,
+                precision=precision,
+                size=wanted,
+                preprocessing=preprocessing,
+                calibration=calibrate,
+                task=task,
+                pictures=pictures,
+                ort_web=ort_web,
+                overwrite=overwrite,
+            )
+            return _told(site, json)
+        check_request(  # first: quiet_libraries imports transformers
+            model,
             path,
+            format=format,
+            delegate=delegate,
             precision=precision,
             size=wanted,
-            preprocessing=preprocessing,
+            dynamic=dynamic,
             calibration=calibrate,
+            overwrite=overwrite,
+            threads=threads,
+        )
+        quiet_libraries()
+        from mobilevitv2.export import export as export_model
+
+        report = export_model(
+            model,
+            path,
+            format=format,
+            delegate=delegate,
             task=task,
+            precision=precision,
+            size=wanted,
+            dynamic=dynamic,
+            preprocessing=preprocessing,
+            postprocessing=not raw_outputs,
+            calibration=calibrate,
             pictures=pictures,
-            ort_web=ort_web,
+            threads=threads,
             overwrite=overwrite,
         )
-        return _told(site, json)
-    check_request(  # first: quiet_libraries imports transformers
-        model,
-        path,
-        format=format,
-        delegate=delegate,
-        precision=precision,
-        size=wanted,
-        dynamic=dynamic,
-        calibration=calibrate,
-        overwrite=overwrite,
-        threads=threads,
-    )
-    quiet_libraries()
-    from mobilevitv2.export import export as export_model
-
-    report = export_model(
-        model,
-        path,
-        format=format,
-        delegate=delegate,
-        task=task,
-        precision=precision,
-        size=wanted,
-        dynamic=dynamic,
-        preprocessing=preprocessing,
-        postprocessing=not raw_outputs,
-        calibration=calibrate,
-        pictures=pictures,
-        threads=threads,
-        overwrite=overwrite,
-    )
-    return _told(report, json)
+        return _told(report, json)
 
 
 def _told(report: ExportReport | SiteReport, json: str | None) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import secrets
 import shutil
 import tempfile
 import time
@@ -246,13 +245,31 @@ def _bytes_of(path: Path) -> int:
 
 
 def _move(paths: Iterable[Path], folder: Path) -> None:
-    """Each to its place, the one to open last, so that it never stands there with another one's parts."""
-    for path in paths:
-        target = folder / path.name
-        if not target.is_dir():
+    """Each to its place, the one to open last; where that is interrupted, all that was there before is there again.
+
+    A file is replaced in one step, so that whole ones stand there at any time; a folder cannot be.
+    """
+    begun: list[tuple[Path, Path, Path]] = []
+    try:
+        for path in paths:
+            target, kept = folder / path.name, path.with_name(f"{path.name}.before")
+            begun.append((path, target, kept))
+            if target.is_dir():
+                target.rename(kept)
+            elif target.exists():
+                shutil.copy2(target, kept)
             path.replace(target)
-            continue
-        aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.old")  # a folder cannot be replaced in one step
-        target.rename(aside)
-        path.rename(target)
-        shutil.rmtree(aside)
+    except BaseException:
+        for path, target, kept in reversed(begun):
+            _put_back(path, target, kept)
+        raise
+
+
+def _put_back(path: Path, target: Path, kept: Path) -> None:
+    moved = not path.exists()
+    if moved and kept.is_file():
+        kept.replace(target)
+    elif moved:
+        target.rename(path)
+    if kept.is_dir():
+        kept.rename(target)

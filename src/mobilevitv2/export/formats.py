@@ -50,7 +50,8 @@ class ExportFormat:
 
     Attributes:
         name: as `--format` takes it.
-        suffix: of the file to open; "" for a folder format.
+        suffix: of the file to open.
+        companions: suffixes of the files beside it that belong to it.
         extra: of the package, which brings the libraries.
         modules: that are needed; their absence is told before any work.
         precisions: that `write` itself gives. int8 and int8-weights come by way of `quantise`.
@@ -90,6 +91,7 @@ class ExportFormat:
     refused: Mapping[str, str] = field(default_factory=dict)
     delegates: tuple[str, ...] = ()
     delegate: str | None = None
+    companions: tuple[str, ...] = ()
     check: Callable[[Program, Path], list[str]] | None = None
     staged: bool = False
     tolerance: Mapping[str, float] = field(default_factory=dict)
@@ -134,6 +136,7 @@ ONNX = ExportFormat(
 OPENVINO = ExportFormat(
     name="openvino",
     suffix=".xml",
+    companions=(".bin",),
     extra="openvino",
     modules=("openvino",),
     precisions=("fp32", "fp16", "bf16"),

@@ -115,10 +115,11 @@ def _check_path(path: Path, fmt: ExportFormat, overwrite: bool) -> None:
     folder_format = fmt.suffix == ".mlpackage"
     if path.is_dir() and not folder_format:
         raise ConfigurationError(f"{path} is a folder; name a file in it, such as {path / f'model{fmt.suffix}'}.")
-    if path.exists() and not overwrite:
-        raise ConfigurationError(
-            f"{path} exists already and was left as it is; name another file, or pass overwrite=True (--overwrite)."
-        )
+    for each in (path, *map(path.with_suffix, fmt.companions)):
+        if each.exists() and not overwrite:
+            raise ConfigurationError(
+                f"{each} exists already and was left as it is; name another file, or pass overwrite=True (--overwrite)."
+            )
     if path.parent.exists() and not path.parent.is_dir():
         raise ConfigurationError(f"{path.parent} is a file, so nothing can be written into it; name a folder.")
 

@@ -96,8 +96,8 @@ def verify(
     if not comparison.count:
         raise WeightsError(
             f"the {fmt.name} file could not be verified, and was removed: PyTorch finds no {comparison.answers} on the "
-            "pictures, so 0 of 0 agree, which proves nothing; pass pictures (--pictures) with something on them, or export a trained "
-            "model."
+            "pictures, so 0 of 0 agree, which proves nothing; pass pictures (--pictures) with something on them, or export a "
+            "trained model."
         )
     if not comparison.fits(metadata.precision, tolerance):
         raise WeightsError(_failure(program, fmt, comparison, tolerance, pixels))

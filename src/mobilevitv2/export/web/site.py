@@ -326,8 +326,14 @@ def _whole_folder(place: Path) -> Iterator[Path]:
             part.rename(place)
             return
         aside = place.with_name(f".{place.name}.{secrets.token_hex(4)}.old")
-        place.rename(aside)
-        part.rename(place)
-        shutil.rmtree(aside)
+        try:
+            place.rename(aside)
+            part.rename(place)
+        except BaseException:
+            if not place.exists():
+                aside.rename(place)
+            raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
