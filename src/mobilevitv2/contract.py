@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mobilevitv2.class_names import known_names
 from mobilevitv2.errors import ConfigurationError, DownloadError, MobileViTV2Error, WrongTaskError
+from mobilevitv2.runtime.foreign import refuse_exported, refuse_foreign
 from mobilevitv2.weights.records import get_record, list_records
 from mobilevitv2.weights.shapes import Task
 
@@ -60,9 +61,11 @@ def resolve(source: Source) -> Source:
     """The source as the model classes take it: a path that exists, a hub id, or the name of a record under any of its names.
 
     Raises:
-        ConfigurationError: a name that is none of these; the message has the nearest names.
+        ConfigurationError: a name that is none of these; the message has the nearest names. Or a part of an exported model, or a
+            format that does not run here; the message says what to give instead.
     """
     name = os.fspath(source)
+    refuse_foreign(name)
     if os.path.exists(name):
         return source
     try:
@@ -84,14 +87,15 @@ def load_model(source: Source, *, task: str | None = None) -> tuple[MobileViTV2P
         task: "classify", "segment", "detect" or "backbone"; told from the source where it is not given.
 
     Raises:
-        ConfigurationError: a name that there is not; WeightsError: weights that cannot be used, or are of another task;
-        DownloadError: a hub id that cannot be fetched.
+        ConfigurationError: a name that there is not, or an exported file; WeightsError: weights that cannot be used, or are of
+        another task; DownloadError: a hub id that cannot be fetched.
     """
     import torch
 
     from mobilevitv2.auto import create, told_task
 
     source = resolve(source)
+    refuse_exported(source)
     with reading(source):
         told = task if task in (None, "backbone") else told_task(source, otherwise=task)
         if told != task:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from mobilevitv2.errors import ConfigurationError
+from mobilevitv2.runtime.foreign import refuse_foreign
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,6 +91,14 @@ def is_runtime_file(source: object) -> bool:
     return isinstance(source, str | Path) and Path(source).suffix.lower() in ENGINES
 
 
+def check_file(path: Path) -> None:
+    """Raise ConfigurationError where there is no file of this name."""
+    if path.is_dir():
+        raise ConfigurationError(f"{path} is a folder, and no exported file, though it is called like one; name the file.")
+    if not path.is_file():
+        raise ConfigurationError(f"{path} does not exist; check the path (the current folder is {Path.cwd()}).")
+
+
 def open_engine(path: Path, *, engine: str = "auto", threads: int | None = None, callers: int = 1) -> Engine:
     """Open a file with the engine of its ending, or with another one that reads it.
 
@@ -101,19 +110,22 @@ def open_engine(path: Path, *, engine: str = "auto", threads: int | None = None,
             with one, as their attribute `callers` says.
 
     Raises:
-        ConfigurationError: an ending that no engine reads, or an engine that does not read this ending.
+        ConfigurationError: no such file, an ending that no engine reads, an engine that does not read this ending, or no thread.
         MissingDependency: the engine is not installed. WeightsError: the file is damaged.
     """
     suffix = path.suffix.lower()
     if suffix not in ENGINES:
+        refuse_foreign(path)
         raise ConfigurationError(f"{path}: no engine opens {suffix or 'a file without ending'!r}; known are {', '.join(ENGINES)}.")
     name, module = ENGINES[suffix]
     if engine not in ("auto", name):
         if suffix not in ALSO_READS.get(engine, ()):
             raise ConfigurationError(f"{path} is opened by {name}, not by engine={engine!r}; leave the engine out.")
         module = next(home for known, home in ENGINES.values() if known == engine)
-    if not path.is_file():
-        raise ConfigurationError(f"{path} does not exist; check the path (the current folder is {Path.cwd()}).")
+    check_file(path)
+    for setting, count in (("threads", threads), ("callers", callers)):
+        if count is not None and count < 1:
+            raise ConfigurationError(f"{setting}={count} answers nothing; give at least 1, or leave it out.")
     opener = import_module(module).open_engine
     if callers > 1 and (name if engine == "auto" else engine) in SEVERAL_CALLERS:
         return cast(Engine, opener(path, callers=callers))

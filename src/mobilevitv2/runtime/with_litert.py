@@ -28,8 +28,8 @@ class LiteRTEngine:
         content = path.read_bytes()
         if content[IDENTIFIER] != b"TFL3":
             raise WeightsError(f"{path} is no LiteRT model; give a file that `mobilevitv2 export --format litert` wrote.")
-        self.version = version("ai-edge-litert")
         interpreter_class = _interpreter()
+        self.version = version("ai-edge-litert")
         try:
             # From memory: the file may be replaced while the model is in use.
             interpreter = interpreter_class(model_content=content, num_threads=threads)
