@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 from test_export_onnx import model_of
 
+from mobilevitv2.cli import main
 from mobilevitv2.errors import ConfigurationError, DataError, WeightsError
 from mobilevitv2.export import export
 from mobilevitv2.export.comparing import vanished
@@ -19,7 +21,7 @@ from mobilevitv2.export.quantise.arithmetic import best_grid, grid_over, store_w
 from mobilevitv2.export.quantise.calibration import Calibration, read_calibration
 from mobilevitv2.export.quantise.plan import make_plan
 from mobilevitv2.export.quantise.silu import fitted_factor, silu_inputs, with_gelu
-from mobilevitv2.export.samples import made_picture
+from mobilevitv2.export.samples import _photographs, made_picture
 from mobilevitv2.graph.builder import Builder
 from mobilevitv2.runtime import open_model
 from mobilevitv2.runtime.metadata import PictureContract
@@ -114,6 +116,38 @@ def test_unreadable_pictures_are_skipped_and_named(tmp_path: Path):
     assert "broken.png" in found.skipped[0]
     assert "broken.png" in found.note
     assert "3 pictures only" in found.note
+
+
+@needs_onnx
+def test_an_unreadable_picture_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    model_of("classify").save_pretrained(tmp_path / "mine")
+    (tmp_path / "pictures").mkdir()
+    PICTURES[0].save(tmp_path / "pictures" / "0.png")
+    (tmp_path / "pictures" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    words = ["export", str(tmp_path / "mine"), str(tmp_path / "model.onnx"), "--precision", "int8", "--size", "64"]
+    assert main([*words, "--calibrate", str(tmp_path / "pictures")]) == 0
+    shown = capsys.readouterr()
+    lines = [line for line in (shown.out + shown.err).splitlines() if "broken.png" in line or "could not be read" in line]
+    assert len(lines) == 1
+    assert "1 calibration picture could not be read and was skipped" in lines[0]
+    assert "ranges come from 1 picture only" in lines[0]
+
+
+@needs_onnx
+def test_agreement_is_not_taken_for_accuracy(tmp_path: Path):
+    report = quantised("classify", tmp_path / "model.onnx", precision="int8-weights")
+    found = report.verification
+    assert found.made == found.to_dict()["made"] == 8 - len(_photographs()) > 0
+    told = f"held against PyTorch, not against right answers: no accuracy; {found.made} of the 8 pictures are made of noise"
+    assert told in report.table()
+    for equal, decided, wanted in (
+        (8, 8, "8 of 8 top-1 labels as PyTorch's\n"),
+        (7, 8, "7 of 8 top-1 labels as PyTorch's (87.50 %); 8 counting those that nearly tie in PyTorch itself\n"),
+        (7, 7, "7 of 8 top-1 labels as PyTorch's (87.50 %)\n"),
+    ):
+        comparison = replace(found.comparison, count=8, agreement=equal / 8, decided=decided / 8)
+        assert wanted in replace(report, verification=replace(found, comparison=comparison)).table()
+    assert "noise" not in replace(report, verification=replace(found, made=0)).table()
 
 
 def test_data_without_a_readable_picture_are_refused(tmp_path: Path):

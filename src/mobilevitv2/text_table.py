@@ -1,4 +1,4 @@
-"""Plain text in columns, for terminals and log files."""
+"""Plain text for terminals and log files: columns, and numbers of things."""
 
 from __future__ import annotations
 
@@ -14,3 +14,8 @@ def aligned(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> st
         cells = [cell.rjust(width) if column in right else cell.ljust(width) for column, (cell, width) in padded]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def counted(number: int, thing: str, things: str | None = None) -> str:
+    """A number with its noun: "1 picture", "1,200 pictures"; `things` where the plural is not made with an s."""
+    return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"

@@ -25,6 +25,7 @@ from mobilevitv2.export.forms import FIXED_ANCHORS, TokenNorm, token_module
 from mobilevitv2.export.program import Answering
 from mobilevitv2.runtime.metadata import METADATA_KEY
 from mobilevitv2.runtime.preprocessing import as_input
+from mobilevitv2.text_table import counted
 
 if TYPE_CHECKING:
     from mobilevitv2.export.program import Program
@@ -103,7 +104,7 @@ def quantise(program: Program, path: Path, calibration: Calibrated | None) -> Wr
     integer, weighted = made.integer
     told = {
         "weights": "int8 by channel",
-        "values": f"int8, ranges from {len(calibration.ranges)} pictures",
+        "values": f"int8, ranges from {counted(len(calibration.ranges), 'picture')}",
         "integer_convolutions": integer,
         "convolutions": weighted,
         "float_parts": ["attention.key", "softmax", "sums over tokens", "norms", "residual stream of transformers", "last layers"],

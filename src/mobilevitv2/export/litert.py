@@ -18,6 +18,7 @@ from mobilevitv2.export.formats import Written
 from mobilevitv2.export.forms import token_module
 from mobilevitv2.export.litert_packing import pack
 from mobilevitv2.runtime.preprocessing import as_input
+from mobilevitv2.text_table import counted
 
 if TYPE_CHECKING:
     from mobilevitv2.export.program import Program
@@ -57,7 +58,7 @@ def quantise(program: Program, path: Path, calibration: Calibrated | None) -> Wr
     pictures = 0 if calibration is None else len(calibration.ranges)
     told = {
         "weights": "int8 by channel",
-        "values": "float" if calibration is None else f"int8, {made.ranges} ranges from {pictures} pictures",
+        "values": "float" if calibration is None else f"int8, {made.ranges} ranges from {counted(pictures, 'picture')}",
         "integer_convolutions": integer,
         "convolutions": weighted,
         "float_parts": ["attention.key", "softmax", "sums over tokens", "norms", "residual stream of transformers", "last layers"],

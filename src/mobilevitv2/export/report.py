@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilevitv2.runtime.metadata import Metadata
-from mobilevitv2.text_table import aligned
+from mobilevitv2.text_table import aligned, counted
 
 if TYPE_CHECKING:
+    from mobilevitv2.export.comparing import Comparison
     from mobilevitv2.export.verify import Verification
 
 MOST_OPERATORS = 6
@@ -96,7 +97,7 @@ class ExportReport:
         return [
             ("file", str(self.path)),
             ("format", f"{self.format}{delegate}, {metadata.precision}, {self.size / 1e6:.2f} MB, written in {self.seconds:.1f} s"),
-            ("task", f"{metadata.task}, {len(metadata.labels)} classes, from {metadata.source}"),
+            ("task", f"{metadata.task}, {counted(len(metadata.labels), 'class', 'classes')}, from {metadata.source}"),
             *ports,
             ("operators", f"{sum(self.operators.values())}: {shown}{more}"),
             ("outside", ", ".join(f"{count} {name}" for name, count in self.outside.items())),
@@ -115,10 +116,10 @@ class ExportReport:
             f"{name} {value:.2g} of {comparison.largest[name]:.3g}" for name, value in comparison.differences.items()
         )
         run, plain, load = found.run, found.torch_run, found.load
-        where = f"{found.engine} {found.engine_version} on {_pictures(found.pictures)}"
+        where = f"{found.engine} {found.engine_version} on {counted(found.pictures, 'picture')}"
         return [
             ("verified", f"{where}; largest difference: {differences}"),
-            ("agreement", f"{100 * comparison.agreement:.2f} % of {comparison.count:,} {comparison.answers}"),
+            *_agreement(comparison, found),
             ("time", f"{run.median:.1f} ms ({run.low:.1f} to {run.high:.1f}) for one picture; PyTorch eager {plain.median:.1f} ms"),
             ("load", f"{load.median:.0f} ms ({load.low:.0f} to {load.high:.0f})"),
         ]
@@ -132,10 +133,21 @@ class ExportReport:
         if "loss" in found:
             loss = found["loss"]
             share = f"{100 * loss['agreement']:.2f} % of {loss['count']:,} {loss['answers']} stay the same"
-            where = _pictures(loss["pictures"], "calibration ")
-            rows.append(("loss", f"{share} on {where}; {len(found['skipped'])} could not be read"))
+            rows.append(("loss", f"{share} as in PyTorch, on {counted(loss['pictures'], 'calibration picture')}"))
         return rows
 
 
-def _pictures(count: int, kind: str = "") -> str:
-    return f"{count} {kind}picture{'' if count == 1 else 's'}"
+def _agreement(comparison: Comparison, found: Verification) -> list[tuple[str, str]]:
+    """How many answers are PyTorch's, how many more it hardly decides itself, and that this is no accuracy."""
+    count = comparison.count
+    equal, decided = round(comparison.agreement * count), round(comparison.decided * count)
+    line = f"{equal:,} of {counted(count, comparison.answers.removesuffix('s'))} as PyTorch's"
+    if equal < count:
+        line += f" ({100 * comparison.agreement:.2f} %)"
+    if decided > equal:
+        line += f"; {decided:,} counting those that nearly tie in PyTorch itself"
+    meaning = "held against PyTorch, not against right answers: no accuracy"
+    if found.made:
+        which = "the picture" if found.pictures == 1 else f"{found.made} of the {found.pictures} pictures"
+        meaning += f"; {which} {'is' if found.made == 1 else 'are'} made of noise, of which a model is hardly sure"
+    return [("agreement", line), ("", meaning)]

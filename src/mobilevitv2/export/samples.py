@@ -16,6 +16,8 @@ from mobilevitv2.pictures import find_pictures, read_picture
 Array = np.ndarray[Any, Any]
 PHOTOGRAPHS = ("chelsea.png", "astronaut.png", "coffee.png", "rocket.jpg")
 MADE_SIDE = 320
+MADE = "mobilevitv2-made"
+"""In the `info` of pictures that show nothing."""
 
 
 def sample_pictures(given: Iterable[Any] | None = None, *, count: int = 8) -> list[Image.Image]:
@@ -45,7 +47,9 @@ def made_picture(seed: int) -> Image.Image:
         high, wide = generator.integers(20, 120, 2)
         values[:, top : top + high, left : left + wide] += generator.normal(0, 0.8, (3, 1, 1))
     pixels = np.clip(128 + 55 * values, 0, 255).astype(np.uint8)
-    return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    picture.info[MADE] = True
+    return picture
 
 
 def _unit(values: Array) -> Array:

@@ -16,6 +16,7 @@ import torch
 from mobilevitv2.errors import WeightsError
 from mobilevitv2.export.comparing import TIES, TOLERANCES, Comparison, compare, relative_differences, vanished
 from mobilevitv2.export.program import Answering, Program, build_program, stage_names
+from mobilevitv2.export.samples import MADE
 from mobilevitv2.runtime.engines import open_engine
 from mobilevitv2.runtime.model import RuntimeModel
 from mobilevitv2.segmentation import upsample
@@ -51,6 +52,7 @@ class Verification:
     Attributes:
         engine, engine_version: what ran the file.
         pictures: how many were compared.
+        made: how many of them are noise that was made for it, whose classes are hardly decided.
         comparison: with PyTorch in float32.
         tolerance: that was allowed, as a share of an output's largest value.
         load, run, torch_run: times of opening the file, of one answer, and of the plain PyTorch model's.
@@ -70,6 +72,7 @@ class Verification:
     threads: int | None
     shapes: Mapping[str, float] = field(default_factory=dict)
     stages: Mapping[str, float] = field(default_factory=dict)
+    made: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -117,6 +120,7 @@ def verify(
         threads=threads,
         shapes=_other_shapes(program, model, pictures, tolerance),
         stages=stages,
+        made=sum(bool(picture.info.get(MADE)) for picture in pictures),
     )
 
 

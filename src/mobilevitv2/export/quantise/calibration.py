@@ -14,6 +14,7 @@ from mobilevitv2.errors import ConfigurationError, DataError, ImageError, Missin
 from mobilevitv2.picture_sources import find_pictures
 from mobilevitv2.pictures import read_picture
 from mobilevitv2.runtime.preprocessing import prepare
+from mobilevitv2.text_table import counted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -87,9 +88,12 @@ class Calibrated:
         if self.skipped:
             shown = "; ".join(self.skipped[:MOST_NAMED])
             more = f"; and {len(self.skipped) - MOST_NAMED} more" if len(self.skipped) > MOST_NAMED else ""
-            parts.append(f"{len(self.skipped)} calibration pictures could not be read and were skipped: {shown}{more}")
+            were = "was" if len(self.skipped) == 1 else "were"
+            parts.append(f"{counted(len(self.skipped), 'calibration picture')} could not be read and {were} skipped: {shown}{more}")
         if len(self.ranges) < FEW:
-            parts.append(f"ranges come from {len(self.ranges)} pictures only; 100 to 300 like those to come serve better")
+            parts.append(
+                f"ranges come from {counted(len(self.ranges), 'picture')} only; 100 to 300 like those to come serve better"
+            )
         return "; ".join(parts)
 
 
@@ -119,8 +123,8 @@ def read_calibration(calibration: Calibration, contract: PictureContract, *, tas
         last = f" The last one: {skipped[-1]}" if skipped else ""
         what = "the one calibration picture cannot" if len(readers) == 1 else f"none of the {len(readers)} calibration pictures can"
         raise ConfigurationError(f"{what} be read; pass others as calibration (--calibrate DATA).{last}")
-    if skipped:
-        logger.warning("%d of %d calibration pictures could not be read; the first: %s", len(skipped), len(readers), skipped[0])
+    if skipped:  # the report tells the user
+        logger.info("%d of %d calibration pictures could not be read; the first: %s", len(skipped), len(readers), skipped[0])
     pixels = np.stack(prepared)
     many = len(pixels) >= FEW
     held = np.arange(len(pixels)) % HELD_OUT == HELD_OUT - 1

@@ -18,6 +18,7 @@ from mobilevitv2.export.quantise.rewriting import with_quantised_values, with_qu
 from mobilevitv2.export.quantise.silu import fitted_factor, silu_inputs, with_gelu
 from mobilevitv2.runtime.metadata import METADATA_KEY
 from mobilevitv2.runtime.preprocessing import as_input
+from mobilevitv2.text_table import counted
 
 if TYPE_CHECKING:
     from mobilevitv2.export.program import Program
@@ -84,7 +85,7 @@ def quantised_graph(
     means = {value: found.channel_means for value, found in observed.items()}
     summary = {
         "weights": f"int8 by channel, {weight_bits} bits of it used",
-        "values": f"uint8, {len(grids)} ranges from {len(pixels)} pictures",
+        "values": f"uint8, {len(grids)} ranges from {counted(len(pixels), 'picture')}",
         "silu": "as a scaled GELU" if as_gelu else "exact",
         "float_parts": list(float_parts),
     }

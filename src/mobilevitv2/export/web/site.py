@@ -22,7 +22,7 @@ from mobilevitv2.export.report import ExportReport
 from mobilevitv2.export.request import check_installed, check_precision, check_size, check_source
 from mobilevitv2.export.web.checking import expected_answer
 from mobilevitv2.export.web.ort_web import copy_runtime
-from mobilevitv2.text_table import aligned
+from mobilevitv2.text_table import aligned, counted
 
 if TYPE_CHECKING:
     from mobilevitv2.runtime.metadata import Metadata
@@ -95,7 +95,8 @@ class SiteReport:
             agreement = f", {100 * found.comparison.agreement:.2f} % of answers as PyTorch's" if found is not None else ""
             told = f"{each.name}: {each.metadata.task}, {each.metadata.precision}, {each.bytes / 1e6:.2f} MB{agreement}"
             rows.append(("models" if number == 0 else "", told))
-        rows += [("samples", f"{self.samples} pictures"), ("runtime", f"ONNX Runtime Web {self.runtime}")]
+        rows += [("note", note) for each in self.models if each.report is not None for note in each.report.notes]
+        rows += [("samples", counted(self.samples, "picture")), ("runtime", f"ONNX Runtime Web {self.runtime}")]
         return aligned([*rows, ("look at it", f"mobilevitv2 serve {self.path}")])
 
 
