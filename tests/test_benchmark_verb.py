@@ -174,6 +174,74 @@ def test_a_file_beside_its_model_is_compared_with_it(file, folders, capsys):
 
 
 @needs_onnxruntime
+def test_files_that_cannot_be_opened_do_not_cost_the_others(file, tmp_path, capsys):
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no model")
+    code, report, err = run(str(broken), "gone.onnx", file, "--batch-size", "1,2", capsys=capsys)
+    assert code == 1
+    assert [(row["model"], row["batch"], "median_ms" in row) for row in report["rows"]] == [
+        (name, batch, name == "model.onnx") for batch in (1, 2) for name in ("model.onnx", "broken.onnx", "gone.onnx")
+    ]
+    failed = report["rows"][1]
+    assert (failed["form"], failed["engine"]) == ("file", "onnxruntime")
+    assert str(broken) in failed["failed"] and "export it again" in failed["failed"]
+    assert "gone.onnx does not exist; check the path" in report["rows"][2]["failed"]
+    assert f"broken.onnx fails: {broken} cannot be opened" in err
+    assert main(["benchmark", str(broken), file, *QUICK]) == 1
+    assert "  broken.onnx, file, onnxruntime, unknown: " in capsys.readouterr().out
+
+
+@needs_onnxruntime
+def test_a_model_that_cannot_be_loaded_does_not_cost_the_files(file, folders, tmp_path, capsys):
+    code, report, _ = run(file, str(tmp_path), folders["classify"], capsys=capsys)
+    assert code == 1
+    assert [row["model"] for row in report["rows"] if "failed" in row] == [tmp_path.name]
+    assert titles(report)[-1] == ("ours", "model", "torch")
+
+
+@needs_onnxruntime
+def test_nothing_that_can_be_opened_is_an_error(tmp_path, capsys):
+    for name in ("a.onnx", "b.onnx"):
+        (tmp_path / name).write_bytes(b"no model")
+    assert main(["benchmark", str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx")]) == 1
+    out = capsys.readouterr()
+    assert out.out == ""
+    assert "error: " in out.err.splitlines()[-1] and "b.onnx fails: " in out.err
+
+
+@needs_onnxruntime
+def test_a_file_that_fails_while_it_is_timed_does_not_cost_the_others(file, tmp_path, capsys, monkeypatch):
+    from mobilevitv2.benchmarking.files import FileRun
+
+    other = shutil.copy(file, tmp_path / "other.onnx")
+    plain, calls = FileRun.__call__, []
+
+    def fails(self: FileRun) -> Any:
+        calls.append(self)
+        if self is calls[0] and calls.count(self) > 2:
+            raise RuntimeError("no memory left")
+        return plain(self)
+
+    monkeypatch.setattr(FileRun, "__call__", fails)
+    code, report, err = run(file, str(other), capsys=capsys)
+    assert code == 1
+    assert report["rows"][0]["failed"] == "RuntimeError: no memory left"
+    assert "median_ms" not in report["rows"][0] and "median_ms" in report["rows"][1]
+    assert "model.onnx, file, onnxruntime, fp32 fails: RuntimeError: no memory left" in err
+
+
+@needs_onnxruntime
+@pytest.mark.parametrize("spelling", ["./model.onnx", "link.onnx", "sub/../model.onnx"])
+def test_one_file_under_two_spellings(spelling, file, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(file, "model.onnx")
+    (tmp_path / "link.onnx").symlink_to("model.onnx")
+    (tmp_path / "sub").mkdir()
+    assert main(["benchmark", "model.onnx", spelling]) == 2
+    assert f"model model.onnx is named twice, as model.onnx and as {spelling}" in capsys.readouterr().err
+
+
+@needs_onnxruntime
 def test_a_file_alone_is_timed_without_torch(file):
     code = (
         "import sys\nfrom mobilevitv2.cli import main\n"
@@ -208,9 +276,9 @@ def test_table_json_and_picture(folders, tmp_path, capsys):
     words = [folders["classify"], "--json", str(tmp_path / "rows.json"), "--plot", str(tmp_path / "bars.png"), *QUICK]
     assert main(["benchmark", *words]) == 0
     out = capsys.readouterr()
-    assert "batch 1, 1 rounds; ratio: times as fast as" in out.out
+    assert "batch 1, 1 round; ratio: times as fast as" in out.out
     assert "optimised" in out.out
-    assert "1 threads" in out.out
+    assert ", 1 thread" in out.out and "1 threads" not in out.out
     assert "fewer than 5 rounds show no spread" in out.err
     assert json.loads((tmp_path / "rows.json").read_text())["rows"][0]["runs"] == 1
     assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")
@@ -226,7 +294,7 @@ def test_a_noisy_machine_is_told():
     report = Report(models=("m",), task="classify", size=(64, 64), machine=machine)
     assert report.added((quiet,), quiet.title, None).doubts() == []
     (doubt,) = report.added((quiet, noisy), quiet.title, None).doubts()
-    assert doubt.startswith("1 of 2 rows vary by more than 15 %")
+    assert doubt.startswith("1 of 2 rows varies by more than 15 %")
     assert (
         "load 1.9 on 2 cores"
         in Report(models=("m",), task="classify", size=(64, 64), machine={"load_before": 1.9, "cores": 2}).doubts()[0]

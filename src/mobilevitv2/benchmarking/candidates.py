@@ -176,7 +176,7 @@ class Candidates:
 
 
 def load_network(source: str, request: Request) -> Network:
-    """A model as the request wants it. Raises what loading raises, and ConfigurationError for a task that cannot be timed."""
+    """A model as the request wants it. Raises what loading raises."""
     from mobilevitv2.contract import load_model, load_processor, resolve
     from mobilevitv2.export.metadata import weights_sha256
 
@@ -194,7 +194,6 @@ def load_network(source: str, request: Request) -> Network:
         model = create(place, pretrained=False, **options)
         processor = load_processor(place, model.config, task=model.task)
         settle(model)
-    request.check_task(source, model.task)
     return Network(request.label(source), model.eval(), processor, weights_sha256(model))
 
 

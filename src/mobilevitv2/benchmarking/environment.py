@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mobilevitv2
+from mobilevitv2.text_table import counted
 
 PACKAGES = {"litert": "ai-edge-litert", "v1": "transformers"}
 """Engines and peers whose package has another name."""
@@ -44,7 +45,7 @@ def line_of(machine: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     gpu = f"{machine['device']}; " if machine["device"] != "cpu" else ""
     busy = "" if machine["load_before"] is None else f", load {machine['load_before']:.1f} before"
-    return f"{gpu}{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads{busy}; {versions}"
+    return f"{gpu}{machine['cpu']}, {counted(machine['cores'], 'core')}, {counted(machine['threads'], 'thread')}{busy}; {versions}"
 
 
 def cores() -> int:

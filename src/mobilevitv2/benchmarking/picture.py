@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilevitv2.errors import ConfigurationError, MissingDependency
+from mobilevitv2.text_table import counted
 
 if TYPE_CHECKING:
     from mobilevitv2.benchmarking.report import Report, Row
@@ -44,7 +45,7 @@ def draw_bars(report: Report, path: Path) -> None:
         f"{', '.join(report.models)}, {report.size[0]} x {report.size[1]} pixels{weights}", fontsize=11, x=0.01, ha="left"
     )
     versions = report.machine["versions"]
-    told = f"{_where(report)}; {report.machine['threads']} threads; " + ", ".join(
+    told = f"{_where(report)}; {counted(report.machine['threads'], 'thread')}; " + ", ".join(
         f"{name} {each}" for name, each in versions.items()
     )
     figure.supxlabel(told, fontsize=7.5, color="#555555", x=0.01, ha="left")

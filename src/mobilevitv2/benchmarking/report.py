@@ -8,7 +8,7 @@ from typing import Any
 
 from mobilevitv2.benchmarking.environment import line_of
 from mobilevitv2.benchmarking.timing import Times
-from mobilevitv2.text_table import aligned
+from mobilevitv2.text_table import aligned, counted
 
 NOISY = 0.15
 """Spread between the quartiles, as a share of the median, from which a line says so."""
@@ -166,7 +166,7 @@ class Report:
             ]
             lines.append(cells)
         done = next((row.times.runs for row in rows if row.times is not None), 0)
-        told = [f"batch {rows[0].batch}, {done} rounds" + (f"; ratio: times as fast as {base}" if base else "")]
+        told = [f"batch {rows[0].batch}, {counted(done, 'round')}" + (f"; ratio: times as fast as {base}" if base else "")]
         told.append(aligned(lines, right=range(4, len(lines[0]))))
         told += [f"  {row.title}: {row.failed or row.note}" for row in rows if row.failed or row.note]
         return "\n".join(told)
@@ -181,10 +181,11 @@ class Report:
         noisy = [(times.spread, row) for row, times in timed if times.spread > NOISY]
         if noisy:
             most, row = max(noisy, key=lambda each: each[0])
+            vary = "varies" if len(noisy) == 1 else "vary"
             said.append(
-                f"{len(noisy)} of {len(timed)} rows vary by more than {100 * NOISY:.0f} % between the quartiles, most {row.title}, "
-                f"batch {row.batch}, by {100 * most:.0f} %: other programs ran, or the clock changed; ratios, which compare runs "
-                "of one round, suffer less than times"
+                f"{len(noisy)} of {counted(len(timed), 'row')} {vary} by more than {100 * NOISY:.0f} % between the quartiles, most "
+                f"{row.title}, batch {row.batch}, by {100 * most:.0f} %: other programs ran, or the clock changed; ratios, which "
+                "compare runs of one round, suffer less than times"
             )
         if timed and min(times.runs for _, times in timed) < FEW:
             said.append(f"fewer than {FEW} rounds show no spread")

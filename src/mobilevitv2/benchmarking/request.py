@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,9 +59,7 @@ class Request:
         _known("dtype", self.dtypes, DTYPES)
         if not self.models or not self.dtypes or not self.batch_sizes:
             raise ConfigurationError("a benchmark needs at least one model, one dtype and one batch size.")
-        if len(set(self.models)) < len(self.models):
-            twice = next(model for model in self.models if self.models.count(model) > 1)
-            raise ConfigurationError(f"model {twice} is named twice, and its rows would carry one name; once is enough.")
+        _check_twice(self.models)
         for name, value in (("threads", self.threads), ("rounds", self.rounds)):
             if value is not None and value < 1:
                 raise ConfigurationError(f"{name}={value} times nothing; give at least 1, or leave it out.")
@@ -91,9 +90,6 @@ class Request:
         return model if shared else _short(model)
 
     def _check_combination(self) -> None:
-        missing = [name for name in self.files if not Path(name).is_file()]
-        if missing:
-            raise ConfigurationError(f"{missing[0]} does not exist; check the path (the current folder is {Path.cwd()}).")
         if self.files and not self.networks:
             file, what = self.files[0], "--against" if self.against else "--compile" if self.compile else ""
             what = what or ("--engines torch" if "torch" in self.engines else "")
@@ -125,6 +121,18 @@ class Request:
 
 def _short(model: str) -> str:
     return (Path(model).name or model) if Path(model).exists() else model
+
+
+def _check_twice(models: Sequence[str]) -> None:
+    """Refuse a model under two spellings, ./model.onnx and model.onnx, or through a link."""
+    seen: dict[str, str] = {}
+    for model in models:
+        place = os.path.realpath(model) if Path(model).exists() else model
+        if place in seen:
+            first = seen[place]
+            again = "" if first == model else f", as {first} and as {model}"
+            raise ConfigurationError(f"model {first} is named twice{again}, and its rows would carry one name; once is enough.")
+        seen[place] = model
 
 
 def _known(what: str, given: Sequence[str], known: Sequence[str]) -> None:

@@ -6,21 +6,23 @@ import gc
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from mobilevitv2.benchmarking.candidates import Candidates, load_network
+from mobilevitv2.benchmarking.candidates import Candidates, Network, load_network
 from mobilevitv2.benchmarking.environment import cores, describe_machine, peak_resident_megabytes
 from mobilevitv2.benchmarking.report import Report, Row
 from mobilevitv2.benchmarking.request import Request
 from mobilevitv2.benchmarking.timing import PAUSE, Times, in_turn, times_faster
 from mobilevitv2.errors import ConfigurationError, MobileViTV2Error
 from mobilevitv2.runtime import open_model
+from mobilevitv2.runtime.engines import ENGINES
+from mobilevitv2.text_table import counted
 
 if TYPE_CHECKING:
     from mobilevitv2.benchmarking.files import FileRun
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 Answers = dict[str, Array]
 Tell = Callable[[str], None]
+Opened = TypeVar("Opened")
 
 
 class Benchmark:
@@ -36,14 +39,18 @@ class Benchmark:
 
     Attributes:
         report: so far.
+        unopened: of the models that could not be opened, why; they have a row without times in every table.
     """
 
     def __init__(self, request: Request, *, folder: Path, tell: Tell) -> None:
         self.request, self.folder, self.tell = request, folder, tell
         self.device = self._device()
-        self.networks = [load_network(name, request) for name in request.networks]
+        self.unopened: dict[str, Exception] = {}
+        self.networks: list[Network] = list(self._opened(request.networks, lambda name: load_network(name, request)).values())
         self.threads = self._threads()
-        self.files = {name: open_model(name, threads=self.threads) for name in request.files}
+        self.files = self._opened(request.files, lambda name: open_model(name, threads=self.threads))
+        if not self.networks and not self.files:
+            raise next(iter(self.unopened.values()))
         self.task = self._task()
         self.size = request.size or self._natural_size()
         own = {"torch", "transformers"} if self.networks else set()
@@ -64,6 +71,17 @@ class Benchmark:
             yield self.report
 
     # ---- what all batch sizes share ----------------------------------------------------------------------------------------------
+
+    def _opened(self, names: Iterable[str], opener: Callable[[str], Opened]) -> dict[str, Opened]:
+        """Those that can be opened, by name; a file that is damaged, or not there, does not cost the others."""
+        found = {}
+        for name in names:
+            try:
+                found[name] = opener(name)
+            except Exception as error:  # loading raises what the libraries raise
+                self.unopened[name] = error
+                self.tell(f"{self.request.label(name)} fails: {_reason(error)}")
+        return found
 
     def _device(self) -> str:
         request = self.request
@@ -105,9 +123,9 @@ class Benchmark:
         rows, runs = self._built(batch)
 
         def failed(number: int, error: Exception) -> None:
-            rows[number] = replace(rows[number], failed=_reason(error))
+            rows[number] = self._failed(rows[number], error)
 
-        self.tell(f"batch {batch}: timing {len(runs)} rows in turn")
+        self.tell(f"batch {batch}: timing {counted(len(runs), 'row')} in turn")
         seconds = in_turn(runs, rounds=self.request.rounds, failed=failed, pause=PAUSE if self.device == "cpu" else 0.0)
         base = self._base(rows, seconds)
         for number, each in seconds.items():
@@ -140,13 +158,31 @@ class Benchmark:
                 run = candidate.build()
                 answers = run.answers(self.task)
             except Exception as error:  # one row must not cost the others
-                rows.append(replace(row, failed=_reason(error)))
+                rows.append(self._failed(row, error))
                 continue
             runs[number] = run
             row = replace(row, ready=time.perf_counter() - start, megabytes=run.megabytes, note=run.note)
             weights = candidate.weights
             rows.append(row if weights is None else _held_against(row, answers, exact.setdefault(weights, answers)))
+        rows += [self._row_of_unopened(name, batch) for name in self.unopened]
         return rows, runs
+
+    def _failed(self, row: Row, error: Exception) -> Row:
+        reason = _reason(error)
+        self.tell(f"{row.title} fails: {reason}")
+        return replace(row, failed=reason)
+
+    def _row_of_unopened(self, name: str, batch: int) -> Row:
+        is_file = name in self.request.files
+        engine = ENGINES[Path(name).suffix.lower()][0] if is_file else ", ".join(self.request.engines) or "torch"
+        return Row(
+            model=self.request.label(name),
+            form="file" if is_file else "model",
+            engine=engine,
+            dtype="unknown" if is_file else ", ".join(self.request.dtypes),
+            batch=batch,
+            failed=_reason(self.unopened[name]),
+        )
 
     def _exact(self, made: Candidates) -> dict[str, Answers]:
         """For each model's weights the answers of the plain form in float32."""
@@ -176,7 +212,7 @@ def prepared(request: Request, *, tell: Tell) -> Iterator[Benchmark]:
 
     Raises:
         ConfigurationError: models of two tasks, a task that a peer has no model of, a device that there is not. And what loading
-        raises.
+        the first model raises, where none can be loaded.
     """
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mobilevitv2-benchmark-"))

@@ -78,7 +78,7 @@ def benchmark(
 
     All rows answer the same pictures in turn, one round after the other, so that a busy machine slows all alike; figures are
     medians with their quartiles, ratios medians of the rounds' own ratios. Peers get the model's weights, and every row with the
-    same weights is compared with the plain model in float32. Rows that fail say why, and the others go on.
+    same weights is compared with the plain model in float32. What cannot be opened or fails says why, and the others go on.
 
     exit codes: 0 every row was timed; 1 some or all failed; 2 bad usage; 130 interrupted (the tables so far are shown).
 

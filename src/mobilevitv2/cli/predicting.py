@@ -27,6 +27,7 @@ from mobilevitv2.contract import default_model, resolve
 from mobilevitv2.errors import ConfigurationError, ImageError
 from mobilevitv2.picture_sources import Named, find_pictures
 from mobilevitv2.runtime.engines import is_runtime_file
+from mobilevitv2.text_table import counted
 from mobilevitv2.video import Video, is_video, read_video
 
 if TYPE_CHECKING:
@@ -174,9 +175,9 @@ def predict(
         for writer in writers:
             writer.close()
     if saver is not None:
-        note(f"{saver.count} files written to {saver.folder}{os.sep}")
+        note(f"{counted(saver.count, 'file')} written to {saver.folder}{os.sep}")
     if run.failed and run.count > 1:
-        note(f"{run.failed} of {run.count} pictures could not be read")
+        note(f"{run.failed:,} of {counted(run.count, 'picture')} could not be read")
     return 1 if run.failed else 0
 
 
