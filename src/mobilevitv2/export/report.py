@@ -91,7 +91,7 @@ class ExportReport:
             for number, port in enumerate(some)
         ]
         common = sorted(self.operators.items(), key=lambda item: -item[1])
-        more = f" and {len(common) - MOST_OPERATORS} other kinds" if len(common) > MOST_OPERATORS else ""
+        more = f" and {counted(len(common) - MOST_OPERATORS, 'other kind')}" if len(common) > MOST_OPERATORS else ""
         shown = ", ".join(f"{count} {name}" for name, count in common[:MOST_OPERATORS])
         delegate = f" ({self.delegate})" if self.delegate else ""
         return [
