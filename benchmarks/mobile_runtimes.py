@@ -1,17 +1,18 @@
 """ONNX Runtime, OpenVINO, ExecuTorch and LiteRT: our form, transformers' and timm's models through the same exporters, in one run.
 
-    python benchmarks/mobile_runtimes.py --threads 2 --out mobile.json
-    python benchmarks/mobile_runtimes.py --threads 2 --runtimes onnxruntime openvino openvino-bf16 --models ours transformers
-    python benchmarks/mobile_runtimes.py --threads 2 --runtimes onnxruntime executorch litert --models ours
+    OMP_NUM_THREADS=2 python benchmarks/mobile_runtimes.py --files FOLDER --threads 2 --out mobile.json
+    OMP_NUM_THREADS=2 python benchmarks/mobile_runtimes.py --files FOLDER --threads 2 --runtimes onnxruntime litert --models ours
+
+Files that lie in FOLDER from a run before are used again: writing them takes minutes, and times want an idle machine.
 
 "over theirs" is a row's time over that of transformers' model in the same runtime, "over ORT" over our own in ONNX Runtime. The
 last line is the arithmetic limit: multiply-adds of the published model and of our merged form, at the rate of a matrix product of
 1024 by 1024 in the same run.
 
 transformers' model has our random weights, timm's has its own; time does not depend on them. Each row is guarded: a model that an
-exporter refuses, or that answers wrongly in its runtime, stays a row and says so. The runs are interleaved, one of each in turn, so
-that a busy machine slows all alike; `cpu` is the processor time of one answer, which a busy machine changes least (with one thread;
-with more, waiting threads count too).
+exporter refuses, or that answers wrongly in its runtime, stays a row and says so. A round times each row once: after a pause, in
+which ONNX Runtime's threads stop spinning, two answers to get warm, then the median of five. So a busy machine slows all alike, and
+no runtime pays for the one before it. `cpu` is the processor time of one answer.
 """
 
 from __future__ import annotations
@@ -109,95 +110,118 @@ def our_program(model: Any, size: int, layout: str) -> Any:
     return build_program(model, metadata, layout=layout)
 
 
-def with_onnxruntime(name: str, model: nn.Module, image: Tensor, folder: Path, row: Row, threads: int) -> Run:
-    import onnxruntime
+# ---- files -----------------------------------------------------------------------------------------------------------------------
 
-    path = folder / f"{name}.onnx"
-    if name == "ours":
-        from mobilevitv2.export.formats import ONNX
 
-        ONNX.write(our_program(model, image.shape[-1], "NCHW"), path)
-    else:
+def write_onnx(name: str, model: nn.Module, image: Tensor, path: Path) -> dict[str, int]:
+    if name != "ours":
         torch.onnx.export(Logits(model), (image,), path, dynamo=True, opset_version=18, verbose=False, external_data=False)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    row.megabytes = path.stat().st_size / 1e6
-    feed = {session.get_inputs()[0].name: image.numpy()}
-    return lambda: session.run(None, feed)[0]
+        return {}
+    from mobilevitv2.export.formats import ONNX
+
+    return dict(ONNX.write(our_program(model, image.shape[-1], "NCHW"), path).outside)
 
 
-def with_openvino(name: str, model: nn.Module, image: Tensor, folder: Path, row: Row, threads: int, *, hint: str = "f32") -> Run:
-    import openvino
+def write_openvino(name: str, model: nn.Module, image: Tensor, path: Path) -> dict[str, int]:
+    """The peers' by way of their ONNX files, which OpenVINO reads."""
+    if name != "ours":
+        import openvino
 
-    path = folder / f"{name}.{hint}.{'xml' if name == 'ours' else 'onnx'}"
+        with tempfile.TemporaryDirectory() as folder:
+            write_onnx(name, model, image, Path(folder, "peer.onnx"))
+            openvino.save_model(openvino.convert_model(Path(folder, "peer.onnx")), path, compress_to_fp16=False)
+        return {}
+    from mobilevitv2.export.formats import OPENVINO
+
+    return dict(OPENVINO.write(our_program(model, image.shape[-1], "NCHW"), path).outside)
+
+
+def write_executorch(name: str, model: nn.Module, image: Tensor, path: Path) -> dict[str, int]:
+    from mobilevitv2.export.formats import EXECUTORCH
+
     if name == "ours":
-        from mobilevitv2.export.formats import OPENVINO
-
-        OPENVINO.write(our_program(model, image.shape[-1], "NCHW"), path)
-    else:
-        torch.onnx.export(Logits(model), (image,), path, dynamo=True, opset_version=18, verbose=False, external_data=False)
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
-    request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
-    row.megabytes = sum(each.stat().st_size for each in folder.glob(f"{path.stem}.*")) / 1e6
-    array = image.numpy()
-    return lambda: np.array(request.infer([array], share_inputs=True)[0])
-
-
-def with_executorch(name: str, model: nn.Module, image: Tensor, folder: Path, row: Row, threads: int) -> Run:
+        return dict(EXECUTORCH.write(our_program(model, image.shape[-1], "NCHW"), path).outside)
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
     from mobilevitv2.export.executorch import _operators
-    from mobilevitv2.export.formats import EXECUTORCH
-    from mobilevitv2.runtime.with_executorch import open_engine
 
-    path = folder / f"{name}.pte"
+    exported = torch.export.export(Logits(model), (image,), strict=False)
+    lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+    path.write_bytes(lowered.to_executorch().buffer)
+    return dict(_operators(lowered.exported_program())[1])
+
+
+def write_litert(name: str, model: nn.Module, image: Tensor, path: Path) -> dict[str, int]:
+    from mobilevitv2.export.formats import LITERT
+
     if name == "ours":
-        row.outside = dict(EXECUTORCH.write(our_program(model, image.shape[-1], "NCHW"), path).outside)
-    else:
-        exported = torch.export.export(Logits(model), (image,), strict=False)
-        lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
-        row.outside = _operators(lowered.exported_program())[1]
-        path.write_bytes(lowered.to_executorch().buffer)
-    row.megabytes = path.stat().st_size / 1e6
-    engine, array = open_engine(path, threads=threads), image.numpy()
-    return lambda: next(iter(engine.run(array).values()))
-
-
-def with_litert(name: str, model: nn.Module, image: Tensor, folder: Path, row: Row, threads: int) -> Run:
+        return dict(LITERT.write(our_program(model, image.shape[-1], "NHWC"), path).outside)
     import litert_torch
 
-    from mobilevitv2.export.formats import LITERT
     from mobilevitv2.export.litert import _operators
-    from mobilevitv2.runtime.with_litert import open_engine
 
-    path = folder / f"{name}.tflite"
     last = image.permute(0, 2, 3, 1).contiguous()
-    if name == "ours":
-        row.outside = dict(LITERT.write(our_program(model, image.shape[-1], "NHWC"), path).outside)
-    else:
-        litert_torch.convert(ChannelsLast(Logits(model)).eval(), sample_kwargs={"image": last}).export(str(path))
-        row.outside = _operators(path.read_bytes())[1]
-    row.megabytes = path.stat().st_size / 1e6
-    engine, array = open_engine(path, threads=threads), last.numpy()
-    return lambda: next(iter(engine.run(array).values()))
+    litert_torch.convert(ChannelsLast(Logits(model)).eval(), sample_kwargs={"image": last}).export(str(path))
+    return dict(_operators(path.read_bytes())[1])
 
 
-RUNTIMES = {
-    "onnxruntime": with_onnxruntime,
-    "openvino": with_openvino,
-    "openvino-bf16": functools.partial(with_openvino, hint="bf16"),
-    "executorch": with_executorch,
-    "litert": with_litert,
-}
+WRITERS = {".onnx": write_onnx, ".xml": write_openvino, ".pte": write_executorch, ".tflite": write_litert}
+RUNTIMES = {"onnxruntime": ".onnx", "openvino": ".xml", "openvino-bf16": ".xml", "executorch": ".pte", "litert": ".tflite"}
+
+
+def written(name: str, model: nn.Module, image: Tensor, path: Path) -> dict[str, Any]:
+    """What is known of a file, from a run before or after writing it; a refusal is kept too."""
+    told = path.with_name(f"{path.name}.json")
+    if told.is_file():
+        return dict(json.loads(told.read_text()))
+    found: dict[str, Any] = {}
+    try:
+        found["outside"] = WRITERS[path.suffix](name, model, image, path)
+        found["megabytes"] = sum(each.stat().st_size for each in (path, path.with_suffix(".bin")) if each.is_file()) / 1e6
+    except Exception as error:  # a refusal is a row
+        found["refused"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}"
+    told.write_text(json.dumps(found))
+    return found
+
+
+def opened(runtime: str, path: Path, image: Tensor, threads: int) -> Run:
+    array = image.numpy()
+    if runtime == "onnxruntime":
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        return lambda: session.run(None, {name: array})[0]
+    if runtime.startswith("openvino"):
+        hint = "bf16" if runtime.endswith("bf16") else "f32"
+        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
+        request = openvino_core().compile_model(path, "CPU", settings).create_infer_request()
+        return lambda: np.array(request.infer([array], share_inputs=True)[0])
+    from mobilevitv2.runtime.engines import open_engine
+
+    engine = open_engine(path, threads=threads)
+    given = np.ascontiguousarray(array.transpose(0, 2, 3, 1)) if runtime == "litert" else array
+    return lambda: next(iter(engine.run(given).values()))
+
+
+@functools.cache
+def openvino_core() -> Any:
+    import openvino
+
+    return openvino.Core()
+
+
 WHOLE_OUTSIDE = ("onnxruntime", "openvino", "openvino-bf16")
 """Runtimes without a delegate that could leave operators out."""
 
 
-def prepare(options: argparse.Namespace, folder: Path) -> tuple[list[Row], list[Run | None]]:
+def prepare(options: argparse.Namespace) -> tuple[list[Row], list[Run | None]]:
     rows: list[Row] = []
     runs: list[Run | None] = []
+    options.files.mkdir(parents=True, exist_ok=True)
     image = torch.rand(1, 3, options.size, options.size, generator=torch.Generator().manual_seed(0))
     for model_name, model in models(options.width, options.classes).items():
         if model_name not in options.models:
@@ -205,12 +229,14 @@ def prepare(options: argparse.Namespace, folder: Path) -> tuple[list[Row], list[
         with torch.no_grad():
             wanted = Logits(model)(image).numpy()
         for runtime in options.runtimes:
-            row, run = Row(runtime, model_name), None
+            path = options.files / f"{model_name}-{options.width}-{options.size}{RUNTIMES[runtime]}"
+            row, run = Row(runtime, model_name, **written(model_name, model, image, path)), None
             try:
-                run = RUNTIMES[runtime](model_name, model, image, folder, row, options.threads)
-                row.difference = float(np.abs(run() - wanted).max() / np.abs(wanted).max())
-            except Exception as error:  # a refusal is a row
-                row.refused = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}"
+                if not row.refused:
+                    run = opened(runtime, path, image, options.threads)
+                    row.difference = float(np.abs(run() - wanted).max() / np.abs(wanted).max())
+            except Exception as error:
+                row.refused, run = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}", None
             rows.append(row)
             runs.append(run)
             print(f"prepared {runtime} {model_name} {row.refused}", flush=True)
@@ -218,16 +244,21 @@ def prepare(options: argparse.Namespace, folder: Path) -> tuple[list[Row], list[
 
 
 def time_rows(rows: list[Row], runs: list[Run | None], rounds: int) -> None:
-    for number in range(rounds + 3):
+    for _ in range(rounds):
         for row, run in zip(rows, runs, strict=True):
             if run is None:
                 continue
             time.sleep(PAUSE)
-            wall, cpu = time.perf_counter(), time.process_time()
-            run()
-            if number >= 3:
-                row.milliseconds.append(1e3 * (time.perf_counter() - wall))
-                row.cpu.append(1e3 * (time.process_time() - cpu))
+            for _ in range(2):
+                run()
+            walls, cpus = [], []
+            for _ in range(5):
+                wall, cpu = time.perf_counter(), time.process_time()
+                run()
+                walls.append(1e3 * (time.perf_counter() - wall))
+                cpus.append(1e3 * (time.process_time() - cpu))
+            row.milliseconds.append(statistics.median(walls))
+            row.cpu.append(statistics.median(cpus))
 
 
 def table(rows: list[Row]) -> str:
@@ -310,24 +341,24 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--files", type=Path, required=True, help="folder of the exported files, written where they are missing")
     parser.add_argument("--runtimes", nargs="+", default=list(RUNTIMES), choices=list(RUNTIMES))
     parser.add_argument("--models", nargs="+", default=["ours", "transformers", "timm"])
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        rows, runs = prepare(options, Path(folder))
-        square = torch.rand(1024, 1024)
-        product = Row("torch", "matrix product of 1024")
-        rows.append(product)
-        runs.append(lambda: (square @ square).numpy())
-        time_rows(rows, runs, options.rounds)
+    rows, runs = prepare(options)
+    square = torch.rand(1024, 1024)
+    product = Row("torch", "matrix product of 1024")
+    rows.append(product)
+    runs.append(lambda: (square @ square).numpy())
+    time_rows(rows, runs, options.rounds)
     print(table([row for row in rows if row is not product]))
     print(limit(product, options.width, options.size))
     if options.out is not None:
-        options.out.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+        options.out.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
 
 
 if __name__ == "__main__":
