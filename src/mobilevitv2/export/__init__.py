@@ -15,16 +15,18 @@ if TYPE_CHECKING:
     from mobilevitv2.export.exporting import export
     from mobilevitv2.export.formats import FORMATS, PRECISIONS, ExportFormat
     from mobilevitv2.export.report import ExportReport
+    from mobilevitv2.export.request import Suppression
 
 _HOMES = {
     "FORMATS": "formats",
     "PRECISIONS": "formats",
     "ExportFormat": "formats",
     "ExportReport": "report",
+    "Suppression": "request",
     "export": "exporting",
 }
 
-__all__ = ["FORMATS", "PRECISIONS", "ExportFormat", "ExportReport", "export"]
+__all__ = ["FORMATS", "PRECISIONS", "ExportFormat", "ExportReport", "Suppression", "export"]
 
 
 def __getattr__(name: str) -> Any:
