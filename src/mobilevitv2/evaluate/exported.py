@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mobilevitv2.boxes import to_centred
+from mobilevitv2.errors import ConfigurationError
 from mobilevitv2.runtime.model import RuntimeModel, open_model
 
 if TYPE_CHECKING:
@@ -57,8 +58,17 @@ class ExportedModel:
 
 
 def open_exported(path: str | os.PathLike[str], *, engine: str = "auto") -> tuple[ExportedModel, MobileViTV2ImageProcessor]:
-    """A file as a model, and the image processor of its input contract. Errors as in `mobilevitv2.runtime.open_model`."""
+    """A file as a model, and the image processor of its input contract.
+
+    Raises:
+        ConfigurationError: a file that tells nothing of its classes. And as in `mobilevitv2.runtime.open_model`.
+    """
     model = open_model(path, engine=engine)
+    if not model.names:
+        raise ConfigurationError(
+            f"{model.where} does not say how many classes it knows, so its answers cannot be counted; export it again, which gives "
+            "it metadata."
+        )
     return ExportedModel(model), contract_processor(model.metadata.picture)
 
 

@@ -84,7 +84,8 @@ def open_folder(
         raise MissingDependency("no runtime is installed: pip install 'mobilevitv2[onnx]'")
     config, where = _json(folder / "config.json"), source or str(folder)
     tensors = read_safetensors(folder / "model.safetensors")
-    metadata = _metadata(config, _json(folder / "preprocessor_config.json"), where)
+    labels = _labels(config, tensors, where)
+    metadata = _metadata(config, _json(folder / "preprocessor_config.json"), labels, where)
     trunk = _trunk(config)
     norms = "moments" if chosen == "openvino" else "instance"
     content = build_graph(
@@ -131,8 +132,20 @@ def _trunk(config: Mapping[str, Any]) -> Trunk:
     )
 
 
-def _metadata(config: Mapping[str, Any], processor: Mapping[str, Any], source: str) -> Metadata:
+def _labels(config: Mapping[str, Any], tensors: Mapping[str, Array], where: str) -> tuple[str, ...]:
+    """The names of the classes; placeholders where the configuration, as transformers writes it for two classes, has none."""
+    if "classifier.weight" not in tensors:
+        raise WeightsError(f"{where} has no weights of a classifier, classifier.weight; save the whole model again.")
+    count = len(tensors["classifier.weight"])
     names = {int(index): str(name) for index, name in config.get("id2label", {}).items()}
+    if names and len(names) != count:
+        raise WeightsError(
+            f"{where} names {len(names)} classes in config.json, its weights have {count}; give id2label a name for each of them."
+        )
+    return tuple(names.get(index, f"LABEL_{index}") for index in range(count))
+
+
+def _metadata(config: Mapping[str, Any], processor: Mapping[str, Any], labels: tuple[str, ...], source: str) -> Metadata:
     crop = {name: int(processor["crop_size"][name]) for name in ("height", "width")}
     picture = PictureContract(
         height=crop["height"],
@@ -144,16 +157,16 @@ def _metadata(config: Mapping[str, Any], processor: Mapping[str, Any], source: s
         mean=tuple(processor["image_mean"]) if processor.get("do_normalize") else None,
         std=tuple(processor["image_std"]) if processor.get("do_normalize") else None,
     )
-    independent = config.get("problem_type") == "multi_label_classification" or len(names) == 1
+    independent = config.get("problem_type") == "multi_label_classification" or len(labels) == 1
     activation = "sigmoid" if independent else "softmax"
     shape = ("batch", 3, crop["height"], crop["width"])
     return Metadata(
         task="classify",
-        labels=tuple(names.get(index, f"LABEL_{index}") for index in range(len(names))),
+        labels=labels,
         picture=picture,
         layout="NCHW",
         inputs=(Port(name="image", shape=shape, dtype="float32", meaning="pictures"),),
-        outputs=(Port(name="probabilities", shape=("batch", len(names)), dtype="float32", meaning="of each class"),),
+        outputs=(Port(name="probabilities", shape=("batch", len(labels)), dtype="float32", meaning="of each class"),),
         postprocessing=activation,
         activation=activation,
         precision="fp32",

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 
+Port = tuple[tuple[int | None, ...], str]
+"""Shape, with None for free axes, and numpy's name of the type."""
+
+
 class Engine(Protocol):
     """An exported file, opened by its runtime.
 

@@ -14,6 +14,8 @@ from mobilevitv2.errors import WeightsError
 
 METADATA_KEY = "mobilevitv2"
 """Name of the entry that holds the JSON, in every format."""
+TASKS = ("classify", "segment", "detect")
+INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 SCHEMA = 1
 """Number of this form of metadata; a reader refuses a higher one."""
 
@@ -111,22 +113,65 @@ class Metadata:
         """What `to_json` wrote.
 
         Raises:
-            WeightsError: no such JSON, or one of a newer release.
+            WeightsError: no such JSON, values that there are not, or a form of a newer release. Fields that are not known are
+                passed over.
         """
         try:
             values: dict[str, Any] = json.loads(text)
             if values["schema"] > SCHEMA:
                 raise WeightsError(f"{where} has metadata of form {values['schema']}, known is {SCHEMA}; update mobilevitv2.")
-            known = {each.name for each in fields(cls)}
-            values = {name: _tuples(value) for name, value in values.items() if name in known}
-            values["picture"] = PictureContract(**{name: _tuples(value) for name, value in values["picture"].items()})
+            values = _known(cls, values)
+            values["picture"] = PictureContract(**_known(PictureContract, values["picture"]))
             for name in ("inputs", "outputs"):
-                values[name] = tuple(Port(**{key: _tuples(value) for key, value in port.items()}) for port in values[name])
+                values[name] = tuple(Port(**_known(Port, port)) for port in values[name])
+            _check(values)
             return cls(**values)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, WeightsError):
                 raise
             raise WeightsError(f"{where} has metadata that cannot be read ({error}); export it again.") from error
+
+
+def _known(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
+    names = {each.name for each in fields(kind)}
+    return {name: _tuples(value) for name, value in values.items() if name in names}
+
+
+def _check(values: dict[str, Any]) -> None:
+    """Raise ValueError, naming the entry, where one holds what the runtime cannot use."""
+    picture: PictureContract = values["picture"]
+    offered = {
+        "task": (values["task"], TASKS),
+        "layout": (values["layout"], ("NCHW", "NHWC")),
+        "activation": (values["activation"], ("softmax", "sigmoid")),
+        "interpolation": (picture.interpolation, INTERPOLATIONS),
+        "channel_order": (picture.channel_order, ("RGB", "BGR")),
+        "inside": (picture.inside, (False, True)),
+    }
+    for name, (value, known) in offered.items():
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}, known are {', '.join(map(str, known))}")
+    sides = [{"height": picture.height, "width": picture.width}]
+    sides += [each for each in (picture.resize, picture.crop) if each is not None]
+    if not all(_are_pixels(each) for each in sides) or not (picture.crop is None or {"height", "width"} <= picture.crop.keys()):
+        raise ValueError(
+            f"height, width, resize and crop are {picture.height!r}, {picture.width!r}, {picture.resize!r}, {picture.crop!r}"
+        )
+    channels = [each for each in (picture.mean, picture.std) if each is not None]
+    if not all(len(each) == 3 and all(_is_number(part) for part in each) for each in channels) or not _is_number(picture.scale):
+        raise ValueError(f"scale, mean and std are {picture.scale!r}, {picture.mean!r}, {picture.std!r}")
+    if not isinstance(values["labels"], tuple) or not all(isinstance(label, str) for label in values["labels"]):
+        raise ValueError("the labels are no list of texts")
+
+
+def _are_pixels(sides: Any) -> bool:
+    """Whether it is {"shortest_edge": pixels} or {"height": pixels, "width": pixels}."""
+    named = isinstance(sides, dict) and set(sides) in ({"shortest_edge"}, {"height", "width"})
+    return named and all(isinstance(side, int) and side > 0 for side in sides.values())
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _tuples(value: Any) -> Any:

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mobilevitv2.answers import Area, Box, Label, Prediction
-from mobilevitv2.errors import ConfigurationError, ImageError, WeightsError
+from mobilevitv2.class_choice import Class, chosen_classes
+from mobilevitv2.errors import ConfigurationError, ImageError, MobileViTV2Error, WeightsError
 from mobilevitv2.pictures import read_picture
 from mobilevitv2.runtime import postprocessing
+from mobilevitv2.runtime.checking import INPUTS, check_ports, the_input, told_classes, told_task
 from mobilevitv2.runtime.engines import Engine, open_engine
 from mobilevitv2.runtime.metadata import Metadata, PictureContract, Port
 from mobilevitv2.runtime.preprocessing import as_input, prepare
+from mobilevitv2.text_table import counted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,20 +43,30 @@ def open_model(path: str | os.PathLike[str], *, engine: str = "auto", threads: i
         callers: threads that will ask for answers at once, each of which then calculates by itself, which gives more answers a
             second than many threads for one; `model.engine.callers` is 1 where the engine cannot do that.
 
+    A file without metadata is opened with what its shapes tell, and a warning (logger "mobilevitv2.runtime.model") says what was
+    assumed.
+
     Raises:
-        ConfigurationError: no such file, or an ending that no engine opens.
-        WeightsError: a damaged file, or one that is no MobileViTV2's. MissingDependency: the engine is not installed.
+        ConfigurationError: no such file, an ending that no engine opens, or threads or callers below 1.
+        WeightsError: a damaged file, one that is no MobileViTV2's, or metadata that do not fit the file.
+        MissingDependency: the engine is not installed; the message has the command.
     """
     place = Path(path)
-    return RuntimeModel(open_engine(place, engine=engine, threads=threads, callers=callers), where=str(place))
+    model = RuntimeModel(open_engine(place, engine=engine, threads=threads, callers=callers), where=str(place))
+    if model.engine.metadata is not None:
+        check_ports(model.metadata, model.engine, model.where)
+    return model
 
 
 class RuntimeModel:
-    """A file and what it says about itself.
+    """A file and what it says about itself; `open_model` makes it.
+
+    `predict` answers one picture of any kind; `prepare`, `answer` and `raw` are its steps. One thread may use it at a time, as
+    many as `engine.callers` where it was opened with `callers`.
 
     Attributes:
         metadata: task, labels, input contract; assumed from the shapes, with a warning, where the file says nothing.
-        engine: what runs it.
+        engine: what runs it: `engine.name`, `engine.version`, `engine.inputs`, `engine.outputs`.
     """
 
     def __init__(self, engine: Engine, *, where: str) -> None:
@@ -62,7 +75,6 @@ class RuntimeModel:
             self.metadata = assumed_metadata(engine, where)
         else:
             self.metadata = Metadata.from_json(engine.metadata, where=where)
-        _check_ports(self.metadata, engine, where)
 
     @property
     def task(self) -> str:
@@ -71,13 +83,14 @@ class RuntimeModel:
 
     @property
     def names(self) -> Mapping[int, str]:
-        """Of the classes."""
+        """Of the classes, by index; empty where the file does not tell."""
         return dict(enumerate(self.metadata.labels))
 
     @property
     def largest_batch(self) -> int | None:
         """Pictures that the file takes at once; None for any number."""
-        return None if "batch" in self.metadata.dynamic else int(self.metadata.inputs[0].shape[0])
+        ((shape, _),) = self.engine.inputs.values()
+        return shape[0]
 
     # ---- whole answers -----------------------------------------------------------------------------------------------------------
 
@@ -87,30 +100,43 @@ class RuntimeModel:
         *,
         top_k: int = 5,
         threshold: float = DEFAULT_THRESHOLD,
-        classes: Iterable[int] | None = None,
+        classes: Iterable[Class] | None = None,
     ) -> Prediction:
-        """The answer for one picture: a path, URL, bytes, array or Pillow picture.
+        """The answer for one picture, resized and cropped as the file's contract says.
 
         Args:
-            source: the picture.
-            top_k: labels of a classifier.
-            threshold: least score of a detector's boxes, exclusive.
-            classes: indices of the classes to tell of; all where None (segment, detect).
+            source: the picture: a path, URL, the bytes of a file, a Pillow picture, or an array, uint8 (height, width, 3) in RGB.
+            top_k: labels of a classifier, at least 1; no more than it has classes.
+            threshold: what a detector's boxes score more than, 0 to 1; other tasks pass it over.
+            classes: names or indices of the classes to tell of; all where None. For segment and detect.
 
         Returns:
-            The answer; with `error` where the picture cannot be read.
+            By task, the surest or largest first: `labels` with label, probability (0 to 1) and index; `mask`, the class of each
+            pixel (height, width) in uint8 or int16 at the picture's own size, with `areas` (share of the picture 0 to 1, pixels);
+            `boxes` with score (0 to 1) and box (left, top, right, bottom) in the picture's pixels. `size` is (width, height). A
+            picture that cannot be read gives `error`, the reason, and nothing else.
+
+        Raises:
+            ConfigurationError: a top_k, threshold or class that there is not. WeightsError: the runtime fails.
         """
+        if not 0 <= threshold <= 1:
+            raise ConfigurationError(f"threshold={threshold} is no score; use 0 (all boxes) to 1.")
+        wanted = None if classes is None else self._chosen(classes)
         name = os.fspath(source) if isinstance(source, str | os.PathLike) else "picture 1"
         try:
             picture = read_picture(source)
             pixels = self.prepare(picture)
         except ImageError as error:
             return Prediction(name, task=self.task, error=str(error))
-        fields = self.answer(pixels[None], [picture.size], top_k=top_k, threshold=threshold, classes=classes)[0]
+        fields = self.answer(pixels[None], [picture.size], top_k=top_k, threshold=threshold, classes=wanted)[0]
         return Prediction(name, task=self.task, size=picture.size, **fields)
 
     def prepare(self, picture: Image.Image) -> Array:
-        """A picture as uint8 (height, width, 3), resized and cropped as the contract says."""
+        """An RGB Pillow picture as uint8 (height, width, 3), 0 to 255, resized and cropped as the contract says.
+
+        Raises:
+            ImageError: a picture that the resize would make enormous.
+        """
         return prepare(picture, self.metadata.picture)
 
     def answer(
@@ -122,7 +148,17 @@ class RuntimeModel:
         threshold: float = DEFAULT_THRESHOLD,
         classes: Iterable[int] | None = None,
     ) -> list[dict[str, Any]]:
-        """For each prepared picture (batch, height, width, 3) of these (width, height), the fields of its `Prediction`."""
+        """For each prepared picture, the fields of its `Prediction`; for whoever reads pictures by himself, or many at once.
+
+        Args:
+            pixels: uint8 (batch, height, width, 3), as `prepare` gives them, stacked.
+            sizes: (width, height) of each picture before that, in whose pixels masks and boxes are given.
+            top_k, threshold: as in `predict`.
+            classes: indices.
+
+        Raises:
+            ConfigurationError: pixels of another shape or type, or a top_k below 1. WeightsError: the runtime fails.
+        """
         raw = self.raw(pixels)
         wanted = None if classes is None else frozenset(classes)
         if self.task == "classify":
@@ -133,18 +169,69 @@ class RuntimeModel:
         return [self._boxes(raw, index, size, threshold, wanted) for index, size in enumerate(sizes)]
 
     def raw(self, pixels: Array) -> dict[str, Array]:
-        """The file's own outputs for prepared pictures, in as many runs as its batch size asks for."""
+        """The file's own outputs for prepared pictures, in as many runs as its batch size asks for.
+
+        Args:
+            pixels: uint8 (batch, height, width, 3), RGB, 0 to 255, as `prepare` gives them, stacked.
+
+        Returns:
+            Name -> array with the batch in front: `probabilities` or `logits` (batch, classes); `mask` (batch, h, w) or `logits`
+            (batch, classes, h, w); `scores` (batch, anchors, classes) and `boxes` (batch, anchors, 4), or after suppression `boxes`
+            (batch, n, 4), `scores`, `labels` (batch, n) and `count` (batch,).
+
+        Raises:
+            ConfigurationError: pixels of another shape or type. WeightsError: the runtime fails.
+        """
+        self._check_pixels(pixels)
         inputs = as_input(pixels, self.metadata.picture, self.metadata.layout)
         step = self.largest_batch
         if step is None or len(inputs) == step:
-            return self.engine.run(inputs)
+            return self._run(inputs)
         runs = []
         for start in range(0, len(inputs), step):
             part = inputs[start : start + step]
             missing = step - len(part)
             padded = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
-            runs.append({name: value[: step - missing] for name, value in self.engine.run(padded).items()})
+            runs.append({name: value[: step - missing] for name, value in self._run(padded).items()})
         return {name: np.concatenate([run[name] for run in runs]) for name in runs[0]}
+
+    def _check_pixels(self, pixels: Array) -> None:
+        picture, free = self.metadata.picture, self.metadata.dynamic
+        sides = pixels.shape[1:3]
+        fits = len(sides) == 2 and all(
+            side == own or name in free
+            for name, side, own in zip(("height", "width"), sides, (picture.height, picture.width), strict=True)
+        )
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or not len(pixels) or pixels.shape[3] != 3 or not fits:
+            raise ConfigurationError(
+                f"pixels of shape {pixels.shape} and type {pixels.dtype} do not fit {self.where}: stack what `prepare` gives, "
+                f"uint8 (batch, {picture.height}, {picture.width}, 3), RGB from 0 to 255."
+            )
+
+    def _run(self, inputs: Array) -> dict[str, Array]:
+        try:
+            return self.engine.run(inputs)
+        except MobileViTV2Error:
+            raise
+        except Exception as error:  # each runtime raises its own
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].rstrip(".")
+            raise WeightsError(
+                f"{self.where} fails in {self.engine.name} on pictures {inputs.shape}, {inputs.dtype} ({reason}); give fewer "
+                "pictures at once if the memory was too small, else export it again."
+            ) from error
+
+    def _chosen(self, classes: Iterable[Class]) -> frozenset[int]:
+        """Indices stay what they are, also where a class is called like a number."""
+        given = [classes] if isinstance(classes, str | int) else list(classes)
+        count = len(self.metadata.labels)
+        wrong = [each for each in given if isinstance(each, int) and not 0 <= each < (count or each + 1)]
+        if wrong or not given:
+            told = f"class {wrong[0]} is not among the model's, numbered from 0 to {count - 1}" if wrong else "classes is empty"
+            raise ConfigurationError(f"{told}; leave classes out to have all.")
+        found: set[int] = set()
+        for each in given:
+            found |= {each} if isinstance(each, int) else chosen_classes(self.names, count, [each]) or set()
+        return frozenset(found)
 
     # ---- tasks -------------------------------------------------------------------------------------------------------------------
 
@@ -213,32 +300,22 @@ class RuntimeModel:
 # ---- files that say little -------------------------------------------------------------------------------------------------------
 
 
-def _check_ports(metadata: Metadata, engine: Engine, where: str) -> None:
-    if len(engine.inputs) != 1:
-        raise WeightsError(f"{where} takes {len(engine.inputs)} inputs, a MobileViTV2 one picture; it is another model's file.")
-    missing = [port.name for port in metadata.outputs if port.name not in engine.outputs]
-    if missing:
-        raise WeightsError(
-            f"{where} has the outputs {', '.join(engine.outputs)}, but its metadata speak of {', '.join(missing)}; export it again."
-        )
-
-
 def assumed_metadata(engine: Engine, where: str) -> Metadata:
     """What a file without metadata most likely is, told from its shapes; says so in a warning.
 
     Raises:
         WeightsError: inputs or outputs that no MobileViTV2 of this package has.
     """
-    if len(engine.inputs) != 1:
-        raise WeightsError(f"{where} takes {len(engine.inputs)} inputs, a MobileViTV2 one picture; it is another model's file.")
-    name, (shape, dtype) = next(iter(engine.inputs.items()))
-    outputs = {key: len(sides) for key, (sides, _) in engine.outputs.items()}
-    task, post = _told_task(outputs)
+    name, (shape, dtype) = the_input(engine, where)
+    task, post = told_task(engine.outputs)
     inside = dtype == "uint8"
     layout = "NHWC" if len(shape) == 4 and shape[3] == 3 else "NCHW"
-    if task is None or len(shape) != 4 or dtype not in ("uint8", "float32") or 3 not in (shape[1], shape[3]):
-        told = ", ".join(f"{key} of {count} axes" for key, count in outputs.items())
-        raise WeightsError(f"{where} takes {dtype} {shape} and gives {told}; that is no MobileViTV2 of this package.")
+    if task is None or len(shape) != 4 or dtype not in INPUTS or shape[3 if inside or layout == "NHWC" else 1] != 3:
+        told = ", ".join(f"{key} of {len(each)} axes" for key, (each, _) in engine.outputs.items()) or "nothing"
+        raise WeightsError(
+            f"{where} takes {dtype} {shape} and gives {told}; that is no MobileViTV2 of this package: give a file that "
+            "`mobilevitv2 export` wrote."
+        )
     usual = {"classify": 256, "segment": 512, "detect": 320}[task]
     sides = shape[1:3] if layout == "NHWC" else shape[2:4]
     height, width = (side or usual for side in sides)
@@ -254,10 +331,13 @@ def assumed_metadata(engine: Engine, where: str) -> Metadata:
     axes = ("batch", *(("height", "width") if layout == "NCHW" or inside else ()))
     places = (0, *((2, 3) if layout == "NCHW" else (1, 2)))
     free = tuple(axis for axis, place in zip(axes, places, strict=False) if shape[place] is None)
-    count = _told_classes(engine, task)
+    count = told_classes(engine.outputs) or 0
+    classes = f"{counted(count, 'class', 'classes')} without names" if count else "an unknown number of classes"
     logger.warning(
-        "%s has no metadata: it is taken for a model of task %s with %d classes without names, RGB values 0..%d, %d x %d pixels.",
-        where, task, count, 255 if inside else 1, width, height,
+        "%s has no metadata: it is taken for a model of task %s with %s, RGB values 0..%d, %d x %d pixels, %s. To have what it was "
+        "made with, export it again.",
+        where, task, classes, 255 if inside else 1, width, height,
+        f"cut from the centre of pictures whose short side became {edge}" if classify else "to which pictures are stretched",
     )  # fmt: skip
     return Metadata(
         task=task,
@@ -275,27 +355,3 @@ def assumed_metadata(engine: Engine, where: str) -> Metadata:
         weights_sha256="",
         versions={},
     )
-
-
-def _told_task(outputs: Mapping[str, int]) -> tuple[str | None, str]:
-    if "count" in outputs and "boxes" in outputs:
-        return "detect", "suppression"
-    if {"scores", "boxes"} <= outputs.keys():
-        return "detect", "boxes"
-    if outputs.get("mask") == 3:
-        return "segment", "argmax"
-    if "probabilities" in outputs:
-        return "classify", "softmax"
-    axes = outputs.get("logits")
-    return {2: ("classify", "none"), 4: ("segment", "none")}.get(axes or 0, (None, ""))
-
-
-def _told_classes(engine: Engine, task: str) -> int:
-    name = {
-        "classify": "probabilities" if "probabilities" in engine.outputs else "logits",
-        "segment": "logits",
-        "detect": "scores",
-    }[task]
-    shape = engine.outputs.get(name, ((), ""))[0]
-    axis = 1 if task != "detect" else 2
-    return (shape[axis] or 0) if len(shape) > axis else 0

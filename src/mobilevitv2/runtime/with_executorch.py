@@ -59,10 +59,12 @@ class ExecuTorchEngine:
         self.version = version("executorch")
         about = self._method.metadata
         ports = [_port(about.output_tensor_meta(index)) for index in range(about.num_outputs())]
-        names_in, names_out = port_names(self.metadata, ports)
-        self.inputs: Ports = {names_in: _port(about.input_tensor_meta(0))}
+        name_in, names_out = port_names(self.metadata, ports)
+        taken = [_port(about.input_tensor_meta(index)) for index in range(about.num_inputs())]
+        names_in = [name_in, *(f"input_{index}" for index in range(1, len(taken)))][: len(taken)]
+        self.inputs: Ports = dict(zip(names_in, taken, strict=True))
         self.outputs: Ports = dict(zip(names_out, ports, strict=True))
-        if self.metadata is None and names_out == ["logits"] and len(ports[0][0]) == 2 and self._gives_shares():
+        if self.metadata is None and names_out == ["logits"] and len(taken) == 1 and len(ports[0][0]) == 2 and self._gives_shares():
             self.outputs = {"probabilities": ports[0]}
 
     def run(self, image: Array) -> dict[str, Array]:

@@ -51,7 +51,7 @@ class OnnxRuntimeEngine:
         self.outputs: dict[str, tuple[tuple[int | None, ...], str]] = {
             each.name: _shape_and_type(each) for each in self._session.get_outputs()
         }
-        self._input = next(iter(self.inputs))
+        self._input = next(iter(self.inputs), "")
 
     def run(self, image: Array) -> dict[str, Array]:
         """All outputs by name."""

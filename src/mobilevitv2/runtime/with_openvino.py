@@ -16,6 +16,11 @@ from mobilevitv2.errors import MissingDependency, WeightsError
 from mobilevitv2.runtime.metadata import METADATA_KEY
 
 Array = np.ndarray[Any, Any]
+START = 1000
+ONNX_STARTS = tuple(
+    bytes([number << 3 | kind]) for number, kind in ((1, 0), (2, 2), (3, 2), (4, 2), (5, 0), (6, 2), (7, 2), (8, 2))
+)
+"""Of a protobuf message of type ModelProto, whichever of its small fields comes first."""
 HINTS = {"bf16": "bf16"}
 """Precision of the file -> what the CPU is asked to calculate in; float32 otherwise."""
 
@@ -38,7 +43,9 @@ class OpenVinoEngine:
                 settings["INFERENCE_NUM_THREADS"] = threads
             self._compiled = core.compile_model(model, "CPU", settings)
         except Exception as error:  # RuntimeError and others of its own
-            raise WeightsError(f"{where} cannot be opened by OpenVINO ({_last_line(error)}); copy or export it again.") from error
+            parts = f" it and {Path(where).with_suffix('.bin').name}," if where.endswith(".xml") else ""
+            remedy = f"copy{parts} or export it again" if parts else "copy or export it again"
+            raise WeightsError(f"{where} cannot be opened by OpenVINO ({_last_line(error)}); {remedy}.") from error
         self.version: str = library.__version__
         self.callers = callers
         self._requests: SimpleQueue[Any] = SimpleQueue()
@@ -59,8 +66,18 @@ class OpenVinoEngine:
 
 def open_engine(path: Path, *, threads: int | None = None, callers: int = 1) -> OpenVinoEngine:
     """Open a file; see `engines.open_engine`."""
-    if path.suffix.lower() == ".xml" and not path.with_suffix(".bin").is_file():
-        raise WeightsError(f"{path} has no {path.with_suffix('.bin').name} beside it, which holds its weights; copy both files.")
+    with path.open("rb") as stream:
+        start = stream.read(START)
+    if path.suffix.lower() == ".xml":
+        # OpenVINO would try all its readers, which complain past Python's standard error.
+        if b"<net" not in start:
+            raise WeightsError(f"{path} is no OpenVINO model; give a file that `mobilevitv2 export --format openvino` wrote.")
+        if not path.with_suffix(".bin").is_file():
+            raise WeightsError(
+                f"{path} has no {path.with_suffix('.bin').name} beside it, which holds its weights; copy both files."
+            )
+    elif start[:1] not in ONNX_STARTS:
+        raise WeightsError(f"{path} is no ONNX model; give a file that `mobilevitv2 export --format onnx` wrote.")
     return OpenVinoEngine(path, where=str(path), threads=threads, callers=callers)
 
 
@@ -100,9 +117,9 @@ def _metadata(model: Any) -> str | None:
 def _hint(metadata: str | None) -> str:
     try:
         precision = json.loads(metadata or "{}").get("precision", "fp32")
-    except ValueError:
+    except (ValueError, AttributeError):
         return "f32"
-    return HINTS.get(precision, "f32")
+    return HINTS.get(str(precision), "f32")
 
 
 def _name(port: Any) -> str:
@@ -111,7 +128,9 @@ def _name(port: Any) -> str:
 
 
 def _shape_and_type(port: Any) -> tuple[tuple[int | None, ...], str]:
-    shape = tuple(side.get_length() if side.is_static else None for side in port.get_partial_shape())
+    partial = port.get_partial_shape()
+    known = partial.rank.is_static
+    shape = tuple(side.get_length() if side.is_static else None for side in partial) if known else ()
     return shape, str(np.dtype(port.get_element_type().to_dtype()).name)
 
 
