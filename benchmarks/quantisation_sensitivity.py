@@ -70,6 +70,8 @@ def groups(builder: Builder) -> Iterator[tuple[str, Plan]]:
     yield "everything for OpenVINO, SiLU exact", whole
     yield "everything for ONNX Runtime", make_plan(builder, "onnxruntime")
     yield "float: attention.key", readers(lambda node: _ends(node, "attention.key"))
+    last = {node.name for node in builder.nodes if node.operator == "Conv" and not _ends(node, "attention.key")} - whole.readers
+    yield "float: last convolutions of heads", readers(lambda node: node.name in last)
     yield "float: softmax over tokens", writers(lambda node: node.operator == "Softmax")
     yield "float: sums over tokens", writers(lambda node: node.operator == "ReduceSum")
     yield "float: what norms read", readers(lambda node: node.operator == "Reshape" and "layernorm" in node.name)

@@ -19,7 +19,7 @@ from mobilevitv2.export import export
 from mobilevitv2.export.comparing import vanished
 from mobilevitv2.export.quantise.arithmetic import best_grid, grid_over, store_weights
 from mobilevitv2.export.quantise.calibration import Calibration, read_calibration
-from mobilevitv2.export.quantise.plan import make_plan
+from mobilevitv2.export.quantise.plan import make_plan, part_of
 from mobilevitv2.export.quantise.silu import fitted_factor, silu_inputs, with_gelu
 from mobilevitv2.export.samples import _photographs, made_picture
 from mobilevitv2.graph.builder import Builder
@@ -237,6 +237,22 @@ def test_float_parts_stay_float():
         chosen = [node for node in builder.nodes if node.name in names]
         assert not any("attention.key" in node.inputs[1] for node in chosen if node.operator == "Conv")
         assert {node.operator for node in chosen} <= {"Conv", "Add", "Sigmoid", "Mul"}
+
+
+@pytest.mark.parametrize(("task", "expected"), [("detect", "detection_head.levels."), ("segment", "segmentation_head.classifier")])
+@pytest.mark.parametrize("dialect", ["onnxruntime", "openvino"])
+def test_the_last_convolutions_of_heads_stay_float(task: str, expected: str, dialect: Any):
+    from export_programs import program_of
+
+    from mobilevitv2.export.graphs import graph_of
+
+    builder = graph_of(program_of(task)).builder
+    readers = make_plan(builder, dialect).readers
+    float_ones = [part_of(node) for node in builder.nodes if node.operator == "Conv" and node.name not in readers]
+    last = [name for name in float_ones if not name.endswith("attention.key")]
+    assert last
+    assert all(name.startswith(expected) for name in last)
+    assert task == "segment" or all(name.endswith(".pointwise") for name in last)
 
 
 # ---- what proves nothing ---------------------------------------------------------------------------------------------------------

@@ -76,10 +76,10 @@ def make_plan(builder: Builder, dialect: Dialect, *, float_parts: Iterable[str] 
     kept = tuple(float_parts)
     convolutions = [node for node in builder.nodes if node.operator == "Conv" and not part_of(node).endswith(kept)]
     joints = [node for node in builder.nodes if _joins_maps(builder, node)]
-    if dialect == "openvino":
-        return Plan(_names([*convolutions, *joints]), frozenset(), integer_bias=False)
     last = _before_outputs(builder)
     integer = [node for node in convolutions if node.name not in last]
+    if dialect == "openvino":
+        return Plan(_names([*integer, *joints]), frozenset(), integer_bias=False)
     gates = [node for node in builder.nodes if _is_silu(builder, node)]
     rectified = _rectified(builder, integer)
     writers = [*(rectified.get(node.name, node) for node in integer), *gates, *joints]
@@ -120,7 +120,10 @@ def _rectified(builder: Builder, convolutions: Iterable[Node]) -> dict[str, Node
 
 
 def _before_outputs(builder: Builder) -> frozenset[str]:
-    """Names of convolutions that no other convolution follows: their answers leave the network, and stay float."""
+    """Names of convolutions that no other convolution follows: their answers leave the network, and stay float.
+
+    A detector's last convolutions lose more than any other part of its heads, and nothing behind them evens it out.
+    """
     makers = {output: node for node in builder.nodes for output in node.outputs}
     followed: set[str] = set()
     for node in builder.nodes:
