@@ -62,6 +62,16 @@ def test_the_file_is_that_of_the_command(tmp_path: Path) -> None:
 
 
 @needs_onnx
+def test_a_file_that_is_not_named_takes_the_models_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mobilevitv2.cli import main
+
+    model_of("classify").save_pretrained(tmp_path / "mine-0.5")
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "mine-0.5", "--format", "onnx", "--size", "64", "--threads", "1"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine-0.5", "mine-0.5.onnx", "mine-0.5.onnx.report.json"]
+
+
+@needs_onnx
 def test_a_folders_image_processor_is_found(tmp_path: Path) -> None:
     from mobilevitv2 import MobileViTV2ImageProcessor
 

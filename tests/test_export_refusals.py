@@ -40,6 +40,8 @@ CASES: dict[str, tuple[str, tuple[str, ...], str]] = {
     "pictures without int8": (f"{MODEL} a.onnx --calibrate photos", (), "leave calibration (--calibrate) out"),
     "ending of another format": (f"{MODEL} a.xml --format onnx", (), "ends in .onnx; name it a.onnx"),
     "ending of no format": (f"{MODEL} a.tfl", (), "or pass format (--format)"),
+    "no file named": (MODEL, (), "Name a file to write, such as model.onnx, or --format"),
+    "no folder named": (f"{MODEL} --format web", (), "Name a folder for the page"),
     "path taken": (f"{MODEL} there.onnx", (), "name another file, or pass overwrite=True (--overwrite)"),
     "weights of another file taken": (f"{MODEL} mine.xml", (), "mine.bin exists already"),
     "folder for a file": (f"{MODEL} folder.onnx", (), "folder.onnx is a folder"),

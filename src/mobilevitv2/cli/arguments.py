@@ -108,8 +108,10 @@ def _add(parser: Parser, name: str, kind: Any, argument: Argument, parameter: in
         shown = "" if default is None or required else f" (default: {default})"
         names = (_flag(name), *argument.aliases)
         parser.add_argument(*names, **{**options, "help": options["help"] + shown, "default": default, "required": required})
-    else:
+    elif parameter.default is inspect.Parameter.empty:
         parser.add_argument(name, **options)
+    else:
+        parser.add_argument(name, **options, nargs="?", default=parameter.default)
 
 
 def _flag(name: str) -> str:

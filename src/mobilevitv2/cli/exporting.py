@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from mobilevitv2.cli.arguments import STDOUT, Argument, height_and_width
@@ -17,7 +18,14 @@ if TYPE_CHECKING:
 
 def export(
     model: Annotated[str, Argument("name (`mobilevitv2 models`), folder, weights file or hub id", metavar="MODEL")],
-    path: Annotated[str, Argument("file to write; its ending tells the format; for web a folder", metavar="FILE|DIR")],
+    path: Annotated[
+        str | None,
+        Argument(
+            "file to write; its ending tells the format; for web a folder. Without it, with --format: a file of the model's name "
+            "in the current folder",
+            metavar="FILE|DIR",
+        ),
+    ] = None,
     *,
     format: Annotated[
         Literal["onnx", "openvino", "executorch", "litert", "coreml", "web"] | None,
@@ -69,6 +77,7 @@ def export(
 
     examples:
       mobilevitv2 export mobilevitv2-1.0-imagenet1k-256 model.onnx
+      mobilevitv2 export mobilevitv2-1.0-imagenet1k-256 --format litert
       mobilevitv2 export runs/pets model.xml --precision bf16 --preprocessing
       mobilevitv2 export deeplabv3-mobilevitv2-1.0-voc voc.onnx --dynamic
       mobilevitv2 export mobilevitv2-0.75-objects112 model.pte --delegate coreml --precision fp16
@@ -77,6 +86,8 @@ def export(
     wanted = height_and_width(size)
     of_files = {"delegate": delegate, "dynamic": dynamic, "raw_outputs": raw_outputs, "threads": threads}
     _check_web(format, {"also": also, "ort_web": ort_web}, of_files)
+    if path is None:
+        path = _own_name(model, format)
     with ended_in_order():
         from mobilevitv2.cli.quiet import quiet_libraries
         from mobilevitv2.export.request import check_request
@@ -132,6 +143,17 @@ def export(
             overwrite=overwrite,
         )
         return _told(report, json)
+
+
+def _own_name(model: str, format: str | None) -> str:
+    """Of the file that is not named: the model's own, with the format's ending."""
+    if format is None or format == "web":
+        wanted = "a folder for the page" if format == "web" else "a file to write, such as model.onnx, or --format"
+        raise ConfigurationError(f"where should {model} go? Name {wanted}.")
+    from mobilevitv2.export.formats import get_format
+
+    place = Path(model).resolve() if Path(model).exists() else Path(model)
+    return f"{place.stem if place.is_file() else place.name}{get_format(format).suffix}"
 
 
 def _told(report: ExportReport | SiteReport, json: str | None) -> int:
