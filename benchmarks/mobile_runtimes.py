@@ -178,7 +178,8 @@ def written(name: str, model: nn.Module, image: Tensor, path: Path) -> dict[str,
     found: dict[str, Any] = {}
     try:
         found["outside"] = WRITERS[path.suffix](name, model, image, path)
-        found["megabytes"] = sum(each.stat().st_size for each in (path, path.with_suffix(".bin")) if each.is_file()) / 1e6
+        files = (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,)
+        found["megabytes"] = sum(each.stat().st_size for each in files) / 1e6
     except Exception as error:  # a refusal is a row
         found["refused"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}"
     told.write_text(json.dumps(found))
