@@ -71,7 +71,8 @@ def quantised_graph(
     Raises:
         MissingDependency: no runtime to measure ranges with.
     """
-    builder = graph_of(replace(program, metadata=replace(program.metadata, precision="fp32")), norms=NORMS[dialect]).builder
+    floats = replace(program, metadata=replace(program.metadata, precision="fp32"))
+    builder = graph_of(floats, norms=NORMS[dialect], merged=True).builder
     if pixels is None:
         return _finished(
             with_quantised_weights(builder, lambda _: True), program, {"weights": "int8 by channel", "values": "float"}
