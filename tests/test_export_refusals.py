@@ -27,6 +27,11 @@ json.dump(told, sys.stdout)
 """
 # What the words are, which modules are missing, and what one is told.
 CASES: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "folder for the report": (f"{MODEL} a.onnx --json folder.json", (), "folder.json is a folder; name a file for the report"),
+    "file for the report's folder": (f"{MODEL} a.onnx --json there.onnx/new/a.json", (), "there.onnx is a file, so no report"),
+    "page: folder for the report": (f"{MODEL} site --format web --json folder.json", (), "folder.json is a folder"),
+    "current folder": (f"{MODEL} . --format onnx", (), ". is a folder; name a file in it, such as model.onnx"),
+    "root folder": (f"{MODEL} / --format coreml", (), "/ is a folder; name a file in it, such as /model.mlpackage"),
     "unknown precision": (f"{MODEL} a.onnx --precision fp8", (), "invalid choice: 'fp8'"),
     "unknown format": (f"{MODEL} a.onnx --format onx", (), "invalid choice: 'onx'"),
     "precision of another format": (f"{MODEL} a.onnx --precision bf16", (), "precision='bf16' is not offered for onnx"),
@@ -75,11 +80,12 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     (folder / "there.onnx").write_bytes(b"mine")
     (folder / "mine.bin").write_bytes(b"mine")
     (folder / "folder.onnx").mkdir()
+    (folder / "folder.json").mkdir()
     (folder / "folder.onnx" / "photo.jpg").write_bytes(b"dear")
     asked = json.dumps([(name, missing, words.split()) for name, (words, missing, _) in CASES.items()])
     done = subprocess.run([sys.executable, "-c", PROGRAM], input=asked, capture_output=True, text=True, cwd=folder, check=False)
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in folder.iterdir()) == ["folder.onnx", "mine.bin", "there.onnx"]
+    assert sorted(path.name for path in folder.iterdir()) == ["folder.json", "folder.onnx", "mine.bin", "there.onnx"]
     assert (folder / "there.onnx").read_bytes() == b"mine"
     found: dict[str, dict[str, Any]] = json.loads(done.stdout)
     return found

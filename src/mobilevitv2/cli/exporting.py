@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -89,6 +90,7 @@ def export(
     if path is None:
         path = _own_name(model, format)
     with ended_in_order():
+        _check_json(json)
         from mobilevitv2.cli.quiet import quiet_libraries
         from mobilevitv2.export.request import check_request
 
@@ -154,6 +156,26 @@ def _own_name(model: str, format: str | None) -> str:
 
     place = Path(model).resolve() if Path(model).exists() else Path(model)
     return f"{place.stem if place.is_file() else place.name}{get_format(format).suffix}"
+
+
+def _check_json(json: str | None) -> None:
+    """A trial, before any work: the report is written when the files have their names already.
+
+    Raises:
+        ConfigurationError: the path is a folder, or below a file. OSError: as the system gave it.
+    """
+    if json is None or json == STDOUT:
+        return
+    path = Path(json).expanduser().absolute()
+    if path.is_dir():
+        raise ConfigurationError(f"{path} is a folder; name a file for the report (--json).")
+    if path.exists() and not path.is_file():  # a device or pipe
+        return
+    folder = next(each for each in path.parents if each.exists())  # the others are made with the report
+    if not folder.is_dir():
+        raise ConfigurationError(f"{folder} is a file, so no report can be written into it; name a folder (--json).")
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def _told(report: ExportReport | SiteReport, json: str | None) -> int:

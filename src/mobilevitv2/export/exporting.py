@@ -13,18 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilevitv2.errors import ConfigurationError
-from mobilevitv2.export.formats import ExportFormat, Written
+from mobilevitv2.export.formats import QUANTISED, ExportFormat, Written
 from mobilevitv2.export.metadata import describe, natural_size, with_versions
 from mobilevitv2.export.report import ExportReport
-from mobilevitv2.export.request import Suppression, check_request, check_size, free_axes
+from mobilevitv2.export.request import Suppression, check_path, check_request, check_size, free_axes
 
 if TYPE_CHECKING:
     from mobilevitv2.backbone import MobileViTV2PreTrainedModel
     from mobilevitv2.export.program import Program
     from mobilevitv2.export.quantise.calibration import Calibrated
     from mobilevitv2.image_processing import MobileViTV2ImageProcessor
-
-QUANTISED = ("int8", "int8-weights")
 
 
 def export(
@@ -109,7 +107,7 @@ def export(
         processor, notes = _processor_of(model)
     size = size or natural_size(model, processor)
     check_size(size, dynamic=dynamic)
-    limits = (suppression or Suppression()) if model.task == "detect" and postprocessing and fmt.suppression else None
+    limits = suppression_inside(suppression, fmt, task=model.task, postprocessing=postprocessing)
     metadata = describe(
         model,
         processor,
@@ -140,6 +138,7 @@ def export(
         report_path = report.path.with_name(f"{place.name}.report.json")
         report = replace(report, path=place)
         report_path.write_text(report.to_json(), encoding="utf-8")
+        check_path(place, fmt, overwrite)  # again: somebody may have written there meanwhile
         _move(
             [*(Path(folder, name) for name in report.files if name != place.name), report_path, Path(folder, place.name)],
             place.parent,
@@ -156,7 +155,7 @@ def _written_and_verified(
     written = _write(program, fmt, path, calibrated)
     seconds = time.perf_counter() - start
     checked = tuple(fmt.check(program, path)) if fmt.check is not None else ()
-    verification = None if fmt.engine is None else verify(program, fmt, path, samples, threads=threads)
+    verification = None if fmt.engine is None else verify(program, fmt, path, samples, threads=threads, calibrated=calibrated)
     return ExportReport(
         path=path,
         files={each.name: _bytes_of(each) for each in written.files},

@@ -58,7 +58,7 @@ def check_request(
         raise ConfigurationError("format='web' is a folder of files: call mobilevitv2.export.web.export_site, or the command.")
     fmt = get_format(format or _told_format(place), delegate=delegate)
     check_precision(fmt, precision, calibration)
-    _check_path(place, fmt, overwrite)
+    check_path(place, fmt, overwrite)
     free_axes(fmt, dynamic)
     if size is not None:
         check_size(size, dynamic=dynamic)
@@ -107,14 +107,15 @@ def check_precision(fmt: ExportFormat, precision: str, calibration: Any) -> None
         )
 
 
-def _check_path(path: Path, fmt: ExportFormat, overwrite: bool) -> None:
-    if path.suffix.lower() != fmt.suffix:
+def check_path(path: Path, fmt: ExportFormat, overwrite: bool) -> None:
+    """Refuse paths that the format does not end in, that are taken, or where no file can be."""
+    fits = path.suffix.lower() == fmt.suffix
+    if path.is_dir() and not (fits and fmt.suffix == ".mlpackage"):
+        raise ConfigurationError(f"{path} is a folder; name a file in it, such as {path / f'model{fmt.suffix}'}.")
+    if not fits:
         raise ConfigurationError(
             f"{path}: a file of format {fmt.name} ends in {fmt.suffix}; name it {path.with_suffix(fmt.suffix).name}."
         )
-    folder_format = fmt.suffix == ".mlpackage"
-    if path.is_dir() and not folder_format:
-        raise ConfigurationError(f"{path} is a folder; name a file in it, such as {path / f'model{fmt.suffix}'}.")
     for each in (path, *map(path.with_suffix, fmt.companions)):
         if each.exists() and not overwrite:
             raise ConfigurationError(
