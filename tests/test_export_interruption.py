@@ -9,12 +9,14 @@ import threading
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_export_onnx import PICTURES, model_of
 
 from mobilevitv2.cli.ending import ended_in_order
-from mobilevitv2.export import export
+from mobilevitv2.errors import ConfigurationError
+from mobilevitv2.export import export, exporting
 from mobilevitv2.export.exporting import _move
 from mobilevitv2.export.web.site import _whole_folder
 
@@ -96,6 +98,47 @@ def test_files_that_belong_together_are_replaced_together(
     assert found == {"model.bin": "old", "model.xml": "old"}
 
 
+def test_a_second_signal_does_not_disturb_the_putting_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["model.bin", "model.xml"]
+    (tmp_path / "scratch").mkdir()
+    for name in names:
+        (tmp_path / "scratch" / name).write_text("new")
+        (tmp_path / name).write_text("old")
+    replace, signals = Path.replace, iter([None, signal.SIGINT, signal.SIGINT, signal.SIGTERM])
+
+    def signalled(path: Path, target: Path) -> Path:
+        number = next(signals)
+        if number is not None:
+            signal.raise_signal(number)
+        return replace(path, target)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), ended_in_order():
+            monkeypatch.setattr(Path, "replace", signalled)
+            _move([tmp_path / "scratch" / name for name in names], tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert list(signals) == [signal.SIGTERM]  # one replacement, one begun, one put back
+    assert {path.name: path.read_text() for path in tmp_path.iterdir() if path.is_file()} == dict.fromkeys(names, "old")
+
+
+@needs_onnx
+def test_a_file_that_appears_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = exporting._written_and_verified
+
+    def slowly(*arguments: Any) -> Any:
+        (tmp_path / "model.onnx").write_text("of somebody else")
+        return write(*arguments)
+
+    monkeypatch.setattr(exporting, "_written_and_verified", slowly)
+    with pytest.raises(ConfigurationError, match="exists already and was left as it is"):
+        export(model_of("classify"), tmp_path / "model.onnx", size=(64, 64), pictures=PICTURES)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"model.onnx": "of somebody else"}
+    export(model_of("classify"), tmp_path / "model.onnx", size=(64, 64), pictures=PICTURES, overwrite=True)
+    assert (tmp_path / "model.onnx").stat().st_size > 1000
+
+
 @pytest.mark.parametrize("method", ["rename", "replace"])
 @pytest.mark.parametrize("after", [False, True])
 def test_a_folder_that_is_replaced_comes_back(method: str, after: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,6 +166,24 @@ def test_a_page_that_is_replaced_is_the_old_or_the_new_one(
         (part / "index.html").write_text("new")
     assert (tmp_path / "site" / "index.html").read_text() == ("new" if (step, after) == (2, True) else "old")
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
+
+
+def test_an_old_page_that_cannot_be_put_back_is_not_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.html").write_text("old")
+    rename, calls = Path.rename, iter([True, False, False])
+
+    def failing(path: Path, target: Path) -> Path:
+        if not next(calls):
+            raise OSError("no")
+        return rename(path, target)
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="no"):
+        patched.setattr(Path, "rename", failing)
+        with _whole_folder(tmp_path / "site"):
+            pass
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".site.") and (left / "index.html").read_text() == "old"
 
 
 def interrupted(method: Callable[[Path, Path], Path], step: int, after: bool) -> Callable[[Path, Path], Path]:

@@ -133,6 +133,24 @@ def test_a_folder_is_replaced_when_it_is_a_site_and_that_was_asked_for(site: Pat
     assert (other / "photo.jpg").read_text() == "dear"
 
 
+@needs_onnx
+def test_a_folder_that_appears_meanwhile_stays(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from mobilevitv2.export.web import site as building
+
+    add = building._add_page
+
+    def slowly(*arguments: Any) -> None:
+        (tmp_path / "site").mkdir()
+        (tmp_path / "site" / "photo.jpg").write_text("dear")
+        add(*arguments)
+
+    monkeypatch.setattr(building, "_add_page", slowly)
+    with pytest.raises(ConfigurationError, match="exists already"):
+        export_site([model_of("classify")], tmp_path / "site", size=(64, 64), ort_web=package)
+    assert (tmp_path / "site" / "photo.jpg").read_text() == "dear"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["onnxruntime-web", "site"]
+
+
 @pytest.mark.parametrize("place", ["file", "file/site"])
 def test_a_file_in_the_way_is_told(place: str, tmp_path: Path, package: Path):
     (tmp_path / "file").write_text("")

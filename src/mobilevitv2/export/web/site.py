@@ -143,6 +143,7 @@ def export_site(
         samples, credit = _add_samples(part / "samples", pictures)
         _add_page(part, done, samples, credit, runtime)
         total = sum(each.stat().st_size for each in part.rglob("*") if each.is_file())
+        _check_folder(place, overwrite)  # again: somebody may have written there meanwhile
     return SiteReport(path=place, models=tuple(done), samples=len(samples), runtime=runtime, bytes=total)
 
 
@@ -335,6 +336,7 @@ def _whole_folder(place: Path) -> Iterator[Path]:
                 aside.rename(place)
             raise
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            if place.exists():  # else it is all that is left of the old site
+                shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
