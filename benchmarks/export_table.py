@@ -94,7 +94,17 @@ class Table:
 
     def markdown(self) -> str:
         """As docs/deploy.md shows it."""
-        heads = ("model", "format", "precision", "MB", "score, % (pictures)", "answers as float32, %", "ms", "of float32's time")
+        heads = (
+            "model",
+            "format",
+            "precision",
+            "MB",
+            "score, % (pictures)",
+            "lost",
+            "answers as float32, %",
+            "ms",
+            "of fp32's time",
+        )
         lines = ["| " + " | ".join((*heads, "delegated, %")) + " |", "|" + " --- |" * (len(heads) + 1)]
         for key, row in sorted(self.rows.items(), key=lambda item: _order(item[0])):
             model, fmt, precision = key.split("/")
@@ -104,9 +114,20 @@ class Table:
             ratio = f"{row['ms'] / base:.2f}" if base and "ms" in row else ""
             score = f"{row['score']:.2f} ({row['pictures']:,})" if "score" in row else ""
             same, ms, share = (f"{row[name]:{form}}" if row.get(name) is not None else "" for name, form in SHOWN)
-            cells = (TITLES[model], FORMAT_TITLES[fmt], precision, f"{row['MB']:.1f}", score, same, ms, ratio, share)
+            lost = self._lost(key)
+            cells = (TITLES[model], FORMAT_TITLES[fmt], precision, f"{row['MB']:.1f}", score, lost, same, ms, ratio, share)
             lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines) + "\n"
+
+    def _lost(self, key: str) -> str:
+        """Points below ONNX's float32 on the same pictures."""
+        row, reference = self.rows[key], self.rows.get(f"{key.split('/')[0]}/onnx/fp32", {})
+        base = row.get("float32_score")
+        if base is None and row.get("pictures") == reference.get("pictures"):
+            base = reference.get("score")
+        if base is None or "score" not in row or row is reference:
+            return ""
+        return f"{base - row['score'] + 0.0:.2f}".replace("-0.00", "0.00")
 
 
 def _order(key: str) -> tuple[int, int, int]:
