@@ -316,9 +316,55 @@ def test_what_is_no_site_or_no_port_is_told(site: Path, tmp_path: Path):
         open_server(site, port=70000)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("host", "code"),
+    [
+        ("localhost", 200), ("LOCALHOST:80", 200), ("127.0.0.1", 200), ("127.0.0.1:9000", 200), ("[::1]", 200), ("[::1]:8000", 200),
+        ("rebound.example", 403), ("rebound.example:8000", 403), ("localhost.rebound.example", 403), ("127.0.0.2", 403), ("", 403),
+        (None, 403), ("localhost:8000@rebound.example", 403),
+    ],
+)  # fmt: skip
+def test_only_names_of_this_machine_are_answered(host: str | None, code: int, site: Path):
+    with open_server(site, port=0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for method in ("GET", "HEAD"):
+            connection = http.client.HTTPConnection("127.0.0.1", server.server_port)
+            connection.putrequest(method, "/site.json", skip_host=True)
+            if host is not None:
+                connection.putheader("Host", host)
+            connection.endheaders()
+            response = connection.getresponse()
+            assert response.status == code, method
+            assert (b"generator" in response.read()) == (code == 200 and method == "GET")
+            connection.close()
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["no-such-model"], "There is no checkpoint named 'no-such-model'"), (["any", "--port", "70000"], "port=70000 is no port")],
+)
+def test_serve_refuses_before_torch_is_imported(words: list[str], message: str):
+    code = "import sys; from mobilevitv2.cli import main; print(main(sys.argv[1:]), {'torch', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code, "serve", *words], capture_output=True, text=True, check=False)
+    assert done.stdout == "2 set()\n"
+    assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+# A shell's background job ignores SIGINT, and under nohup SIGHUP is ignored; their children do too.
+SERVE = """
+import signal, sys
+from mobilevitv2.cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+sys.exit(main(["serve", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_serve_ends_quietly(number: signal.Signals, site: Path):
-    words = [sys.executable, "-m", "mobilevitv2", "serve", str(site), "--port", "0"]
+    words = [sys.executable, "-c", SERVE, str(site), "--port", "0"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None and running.stderr is not None
         address = running.stdout.readline().strip()

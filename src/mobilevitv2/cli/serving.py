@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import tempfile
-import threading
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 from mobilevitv2.cli.arguments import Argument
+from mobilevitv2.cli.ending import ended_in_order
 from mobilevitv2.cli.output import note, say
 
 
@@ -29,30 +27,31 @@ def serve(
 ) -> int:
     """Show a model's web page on this machine, until Ctrl-C.
 
-    The page is served to this machine alone, with the headers that let WebAssembly use several threads. A model's page is made in
-    a temporary folder; to keep one, `mobilevitv2 export MODEL DIR --format web`.
+    The page is served to this machine alone, under the names localhost, 127.0.0.1 and [::1], with the headers that let WebAssembly
+    use several threads. A model's page is made in a temporary folder; to keep one, `mobilevitv2 export MODEL DIR --format web`.
 
-    exit codes: 0 stopped; 1 the page could not be made; 2 bad usage.
+    exit codes: 0 stopped; 1 the page could not be made; 2 bad usage; 130 interrupted, 143 terminated while the page was made.
 
     examples:
       mobilevitv2 serve site
       mobilevitv2 serve mobilevitv2-0.75-objects112 --open
     """
-    from mobilevitv2.export.web.site import is_site
+    from mobilevitv2.export.web.serving import check_port
+    from mobilevitv2.export.web.site import check_site, export_site, is_site
 
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):  # or a temporary folder would stay; a shell's background job ignores SIGINT
-            signal.signal(number, _interrupt)
-    if is_site(Path(source)):
-        return _serve(Path(source), port, open)
-    with tempfile.TemporaryDirectory(prefix="mobilevitv2-site-") as scratch:
-        from mobilevitv2.cli.quiet import quiet_libraries
-        from mobilevitv2.export.web.site import export_site
+    check_port(port)
+    with ended_in_order():  # or a temporary folder would stay
+        if is_site(Path(source)):
+            return _serve(Path(source), port, open)
+        with tempfile.TemporaryDirectory(prefix="mobilevitv2-site-") as scratch:
+            site = Path(scratch, "site")
+            check_site([source], site)  # first: quiet_libraries imports transformers
+            from mobilevitv2.cli.quiet import quiet_libraries
 
-        quiet_libraries()
-        note(f"making the page of {source}")
-        export_site([source], Path(scratch, "site"), ort_web=ort_web)
-        return _serve(Path(scratch, "site"), port, open)
+            quiet_libraries()
+            note(f"making the page of {source}")
+            export_site([source], site, ort_web=ort_web)
+            return _serve(site, port, open)
 
 
 def _serve(folder: Path, port: int | None, open_browser: bool) -> int:
@@ -67,9 +66,8 @@ def _serve(folder: Path, port: int | None, open_browser: bool) -> int:
 
             webbrowser.open(address)
 
-    serve_site(folder, port=port, ready=ready)
+    try:
+        serve_site(folder, port=port, ready=ready)
+    except SystemExit:  # a server is stopped by SIGTERM, or with its terminal, as rightly as by Ctrl-C
+        pass
     return 0
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

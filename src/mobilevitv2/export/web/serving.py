@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import re
 import socketserver
 import threading
 from collections.abc import Callable
@@ -15,6 +16,9 @@ from mobilevitv2.errors import ConfigurationError
 from mobilevitv2.export.web.site import is_site
 
 HOST, FIRST_PORT, PORTS = "127.0.0.1", 8000, 20
+NAMES = ("localhost", HOST, "[::1]")
+"""Under which the server is asked. Another name that leads here is one of a page elsewhere, which had it changed after it was loaded
+to read what only this machine may (DNS rebinding)."""
 HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
@@ -47,6 +51,14 @@ class SiteHandler(SimpleHTTPRequestHandler):
         for name, value in HEADERS.items():
             self.send_header(name, value)
         super().end_headers()
+
+    def send_head(self) -> Any:
+        """Of GET and HEAD: what is asked for under another name is refused."""
+        asked = [re.sub(r":\d*$", "", name.strip()).lower() for name in self.headers.get_all("Host", [])]
+        if len(asked) != 1 or asked[0] not in NAMES:
+            self.send_error(403, "Ask for localhost")
+            return None
+        return super().send_head()
 
     def list_directory(self, path: Any) -> None:
         """Folders without a page are not shown."""
@@ -89,8 +101,7 @@ def open_server(folder: Path, *, port: int | None = None) -> SiteServer:
         raise ConfigurationError(
             f"{folder} is no site; write one with `mobilevitv2 export MODEL {folder} --format web`, or serve a model by its name."
         )
-    if port is not None and not 0 <= port <= 65535:
-        raise ConfigurationError(f"port={port} is no port; use 1 to 65535, or 0 for any that is free.")
+    check_port(port)
     handler = functools.partial(SiteHandler, directory=str(folder))
     for candidate in [port] if port is not None else range(FIRST_PORT, FIRST_PORT + PORTS):
         try:
@@ -100,6 +111,12 @@ def open_server(folder: Path, *, port: int | None = None) -> SiteServer:
                 raise
     taken = f"port {port} is" if port is not None else f"the ports {FIRST_PORT} to {FIRST_PORT + PORTS - 1} are"
     raise ConfigurationError(f"{taken} taken or not allowed; choose another with --port, or 0 for any that is free.")
+
+
+def check_port(port: int | None) -> None:
+    """Refuse numbers that no port has."""
+    if port is not None and not 0 <= port <= 65535:
+        raise ConfigurationError(f"port={port} is no port; use 1 to 65535, or 0 for any that is free.")
 
 
 def address_of(server: SiteServer) -> str:
