@@ -41,6 +41,17 @@ MODELS = ("mobilevitv2-0.75-objects112", "deeplabv3-mobilevitv2-0.75-pets", "ssd
 NO_GPU = "No available adapters."
 """What Chromium itself notes where a page asks for WebGPU on a machine without a graphics unit."""
 LISTEN = """document.addEventListener("answer", ({ detail }) => { (window.heard ??= []).push(detail); })"""
+HELD = """(() => { const fetched = window.fetch, held = new Promise((go) => { window.release = go; });
+  window.fetch = async (...words) => { if (String(words[0]).endsWith("model.json")) await held; return fetched(...words); };
+  window.unhandled = [];
+  window.addEventListener("unhandledrejection", ({ reason }) => window.unhandled.push(String(reason))); })()"""
+"""Models load when the page is told to."""
+STREAMS = """(() => { const { mediaDevices } = navigator, asked = mediaDevices.getUserMedia.bind(mediaDevices);
+  window.streams = []; window.answers = [];
+  mediaDevices.getUserMedia = async (wanted) => { if (window.question) await new Promise((go) => window.answers.push(go));
+    const stream = await asked(wanted); window.streams.push(stream); return stream; }; })()"""
+"""Keeps the camera's streams; where there is a question, each waits for its answer."""
+LIVE = "window.streams.filter((each) => each.getTracks().some((track) => track.readyState === 'live')).length"
 PACKED = """(() => { const { mask, bitmap, probabilities, ...rest } = window.heard.at(-1); const pack = (bytes) => {
   let text = ""; for (const byte of bytes) text += String.fromCharCode(byte); return btoa(text); };
   return { ...rest, mask: mask && pack(new Uint8Array(mask.buffer)), probabilities: probabilities && [...probabilities] }; })()"""
@@ -339,6 +350,48 @@ def test_the_camera_is_answered_for_until_it_is_stopped(browser: Chromium, addre
     assert errors(browser) == []
 
 
+def held_back(browser: Chromium, address: str) -> None:
+    """The page with a model that is still to come."""
+    browser.call("Page.addScriptToEvaluateOnNewDocument", source=f"{HELD}; {STREAMS}")
+    browser.open(address)
+    browser.wait("document.getElementById('status')?.textContent.startsWith('Loading the model')")
+    browser.wait("document.getElementById('samples').childElementCount > 0")
+    browser.evaluate(LISTEN)
+
+
+@pytest.mark.parametrize("clicks", [1, 2, 3])
+def test_clicks_on_the_camera_while_a_model_loads_ask_for_one_stream_at_most(clicks: int, browser: Chromium, address: str):
+    held_back(browser, address)
+    for click in range(clicks):
+        browser.evaluate("document.getElementById('camera').click()")
+        pressed = browser.evaluate("document.getElementById('camera').getAttribute('aria-pressed')")
+        assert pressed == ("true" if click % 2 == 0 else "false")
+    browser.evaluate("window.heard = []; release()")
+    browser.wait("window.heard.length > 2" if clicks % 2 else "window.heard.length")  # of the camera, or of the first sample
+    assert browser.evaluate("window.streams.length") == clicks % 2
+    assert browser.evaluate("window.heard[0].name") == ("camera" if clicks % 2 else "cat.jpg")
+    if clicks % 2:
+        browser.evaluate("document.getElementById('camera').click()")
+        assert browser.evaluate(LIVE) == 0
+    assert browser.evaluate("window.unhandled") == [] and errors(browser) == []
+
+
+def test_a_camera_that_is_stopped_and_started_during_the_question_has_one_stream(browser: Chromium, address: str):
+    browser.call("Page.addScriptToEvaluateOnNewDocument", source=STREAMS)
+    start(browser, address)
+    browser.evaluate("window.heard = []; window.question = true")
+    for _ in range(3):
+        browser.evaluate("document.getElementById('camera').click()")
+    browser.wait("window.answers.length === 2")
+    browser.evaluate("window.answers.forEach((go) => go())")
+    browser.wait("window.heard.length > 2")
+    assert (browser.evaluate("window.streams.length"), browser.evaluate(LIVE)) == (2, 1)
+    assert browser.evaluate("document.getElementById('camera').getAttribute('aria-pressed')") == "true"
+    browser.evaluate("document.getElementById('camera').click()")
+    assert browser.evaluate(LIVE) == 0
+    assert errors(browser) == []
+
+
 def test_the_least_score_decides_which_boxes_show(browser: Chromium, address: str, site: Path):
     model_of(site, MODELS[2])
     start(browser, address, model=MODELS[2])
@@ -413,3 +466,18 @@ def test_a_file_that_is_no_picture_is_told_and_the_next_one_answered(browser: Ch
     assert "notes.jpg cannot be read as a picture" in browser.evaluate("document.getElementById('status').textContent")
     assert answer(browser, EXAMPLES[1])["task"] == "classify"
     assert browser.evaluate("document.getElementById('status').className") != "failed"
+
+
+def test_a_text_that_is_dropped_while_the_model_loads_is_told_and_nothing_sticks(browser: Chromium, address: str):
+    held_back(browser, address)
+    browser.evaluate("""(() => { const dataTransfer = new DataTransfer();
+      dataTransfer.items.add(new File(["no picture"], "notes.jpg", { type: "image/jpeg" }));
+      document.dispatchEvent(new DragEvent("drop", { dataTransfer, cancelable: true })); release(); })()""")
+    browser.wait("document.getElementById('status').className === 'failed'")
+    assert "notes.jpg cannot be read as a picture" in browser.evaluate("document.getElementById('status').textContent")
+    browser.evaluate("window.heard = []; document.getElementById('camera').click()")
+    browser.wait("window.heard.length")
+    assert browser.evaluate("window.heard[0].name") == "camera"
+    browser.evaluate("document.getElementById('camera').click()")
+    assert answer(browser, EXAMPLES[1])["task"] == "classify"
+    assert browser.evaluate("window.unhandled") == [] and errors(browser) == []

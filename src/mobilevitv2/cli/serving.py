@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -66,8 +67,6 @@ def _serve(folder: Path, port: int | None, open_browser: bool) -> int:
 
             webbrowser.open(address)
 
-    try:
+    with suppress(SystemExit):  # a server is stopped by SIGTERM, or with its terminal, as rightly as by Ctrl-C
         serve_site(folder, port=port, ready=ready)
-    except SystemExit:  # a server is stopped by SIGTERM, or with its terminal, as rightly as by Ctrl-C
-        pass
     return 0

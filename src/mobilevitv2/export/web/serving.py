@@ -17,7 +17,7 @@ from mobilevitv2.export.web.site import is_site
 
 HOST, FIRST_PORT, PORTS = "127.0.0.1", 8000, 20
 NAMES = ("localhost", HOST, "[::1]")
-"""Under which the server is asked. Another name that leads here is one of a page elsewhere, which had it changed after it was loaded
+"""Under which the server is asked. Another name that leads here is of a page elsewhere, which had it changed after it was loaded
 to read what only this machine may (DNS rebinding)."""
 HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",

@@ -10,7 +10,7 @@ const $ = (id) => document.getElementById(id);
 const TASKS = { classify: "Classify", segment: "Segment", detect: "Detect" };
 const camera = new Camera();
 
-let site, model, opened, opening, last, picture, turn = 0, loading = false;
+let site, model, opened, opening, last, picture, starting, turn = 0, loading = false;
 
 /** Says how it goes; what is `shown` below as well is for screen readers alone. */
 function tell(text, { failed = false, shown = false } = {}) {
@@ -73,7 +73,7 @@ function ready() {
 }
 
 function open(entry) {
-  opening = choose(entry).then(() => (picture && opened && !camera.on ? look(picture) : undefined), fail);
+  opening = choose(entry).then(() => (picture && opened && !camera.on ? look(picture) : undefined)).catch(fail); // never rejected: others wait for it
   return opening;
 }
 
@@ -82,18 +82,19 @@ function open(entry) {
 /** Answers for a file, or a bitmap of the camera. */
 async function look(source) {
   const own = opened, live = source instanceof ImageBitmap;
-  if (!own) return;
+  if (!own) return live ? source.close() : undefined;
   if (!live && !last) tell("Calculating…");
   const answer = await own.engine.answer(source).catch((error) => {
     if (own === opened) throw error; // else it was stopped, for another model
   });
-  if (own !== opened) return;
+  if (own !== opened || (live && !camera.on)) return answer?.bitmap.close();
   showPicture(answer.bitmap);
   answer.bitmap.close();
   last = answer;
   shown(live);
   showTimes(answer.times, own.loading);
   document.dispatchEvent(new CustomEvent("answer", { detail: { ...answer, name: source.name ?? "camera", task: model.metadata.task } }));
+  return undefined;
 }
 
 function shown(live = false) {
@@ -104,8 +105,7 @@ function shown(live = false) {
 
 async function take(file, button) {
   if (!file) return;
-  camera.stop();
-  showCamera();
+  stopCamera();
   for (const each of $("samples").children) each.setAttribute("aria-pressed", String(each === button));
   picture = file;
   await (loading ? opening : look(file).catch(fail)); // a model that is loading looks at the picture when it is ready
@@ -117,30 +117,40 @@ async function takeSample(sample, button) {
   await take(new File([await response.blob()], sample.file.split("/").at(-1)), button);
 }
 
+const cameraWanted = () => camera.on || Boolean(starting);
+
 function showCamera() {
-  $("camera").setAttribute("aria-pressed", String(camera.on));
-  $("camera").textContent = camera.on ? "Stop the camera" : "Use the camera";
+  $("camera").setAttribute("aria-pressed", String(cameraWanted()));
+  $("camera").textContent = cameraWanted() ? "Stop the camera" : "Use the camera";
+}
+
+function stopCamera() {
+  starting = undefined;
+  camera.stop();
+  showCamera();
 }
 
 async function toggleCamera() {
-  if (camera.on) {
-    camera.stop();
-    tell("The camera is off.");
-    return showCamera();
+  if (cameraWanted()) {
+    stopCamera();
+    return loading ? undefined : tell("The camera is off.");
   }
-  await opening;
+  const own = (starting = {});
+  showCamera();
+  do await opening;
+  while (loading); // another model was chosen meanwhile
+  if (own !== starting) return undefined; // not wanted any more
+  if (!opened) return stopCamera(); // why, is told
   tell("Asking for the camera…");
   picture = undefined;
   for (const each of $("samples").children) each.setAttribute("aria-pressed", "false");
+  starting = undefined;
   const started = camera.start(async (bitmap) => {
     await opening;
-    await look(bitmap);
+    await (camera.on ? look(bitmap) : bitmap.close());
   });
   showCamera();
-  return started.finally(() => {
-    camera.stop();
-    showCamera();
-  });
+  return started.finally(showCamera);
 }
 
 // ---- the page -------------------------------------------------------------------------------------------------------------------
@@ -182,7 +192,7 @@ function listen() {
   });
   $("strength").addEventListener("input", paintStrength);
   paintStrength();
-  document.addEventListener("visibilitychange", () => document.hidden && camera.on && toggleCamera().catch(fail));
+  document.addEventListener("visibilitychange", () => document.hidden && cameraWanted() && toggleCamera().catch(fail));
   document.addEventListener("paste", (event) => take([...event.clipboardData.files].find(isPicture)));
   for (const kind of ["dragenter", "dragover"]) document.addEventListener(kind, (event) => dragged(event, true));
   for (const kind of ["dragleave", "drop"]) document.addEventListener(kind, (event) => dragged(event, false));
@@ -212,7 +222,7 @@ async function main() {
   addSamples();
   listen();
   await open(site.models[0]);
-  if (!picture && opened && site.samples.length) await takeSample(site.samples[0], $("samples").firstChild);
+  if (!picture && !cameraWanted() && opened && site.samples.length) await takeSample(site.samples[0], $("samples").firstChild);
 }
 
 main().catch(fail);

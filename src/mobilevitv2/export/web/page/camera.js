@@ -9,9 +9,10 @@ const REASONS = {
 
 export const hasCamera = () => Boolean(navigator.mediaDevices?.getUserMedia);
 
-/** Shows one frame after the other to `look`, which gives a promise, until `stop` is called. */
+/** Shows one frame after the other to `look`, which gives a promise, until `stop` is called, or `start` anew. */
 export class Camera {
   #stream;
+  #turn = 0;
   #on = false;
 
   get on() {
@@ -19,26 +20,43 @@ export class Camera {
   }
 
   async start(look) {
+    this.stop();
+    const own = this.#turn, wanted = () => own === this.#turn;
     this.#on = true;
     try {
-      this.#stream = await navigator.mediaDevices.getUserMedia(WANTED);
+      await this.#show(look, wanted);
     } catch (error) {
-      this.#on = false;
-      throw new Error(`The camera cannot be used: ${REASONS[error.name] ?? error.message}.`);
+      if (wanted()) throw error; // else of a stream that was stopped
+    } finally {
+      if (wanted()) this.stop();
     }
-    if (!this.#on) return this.stop(); // stopped while the question was open
-    const video = Object.assign(document.createElement("video"), { muted: true, playsInline: true, srcObject: this.#stream });
+  }
+
+  async #show(look, wanted) {
+    const stream = await navigator.mediaDevices.getUserMedia(WANTED).catch((error) => {
+      throw new Error(`The camera cannot be used: ${REASONS[error.name] ?? error.message}.`);
+    });
+    if (!wanted()) return stopped(stream); // while the question was open
+    this.#stream = stream;
+    const video = Object.assign(document.createElement("video"), { muted: true, playsInline: true, srcObject: stream });
     await video.play();
-    while (this.#on) {
+    while (wanted()) {
       await new Promise((seen) => ("requestVideoFrameCallback" in video ? video.requestVideoFrameCallback(seen) : requestAnimationFrame(seen)));
-      if (this.#on) await look(await createImageBitmap(video));
+      const bitmap = wanted() && (await createImageBitmap(video));
+      if (wanted()) await look(bitmap);
+      else if (bitmap) bitmap.close();
     }
     return undefined;
   }
 
   stop() {
+    this.#turn++;
     this.#on = false;
-    for (const track of this.#stream?.getTracks() ?? []) track.stop();
+    if (this.#stream) stopped(this.#stream);
     this.#stream = undefined;
   }
+}
+
+function stopped(stream) {
+  for (const track of stream.getTracks()) track.stop();
 }
