@@ -29,6 +29,7 @@ def program_of(
     inside: bool = False,
     precision: str = "fp32",
     postprocessing: str | None = None,
+    channel_order: str = "RGB",
     **options: Any,
 ) -> Program:
     """A program of a random model with ten classes."""
@@ -40,7 +41,9 @@ def program_of(
     metadata = Metadata(
         task=task,
         labels=tuple(f"class {index}" for index in range(10)),
-        picture=PictureContract(height=size[0], width=size[1], resize=None, inside=inside),
+        picture=PictureContract(
+            height=size[0], width=size[1], resize={"height": size[0], "width": size[1]}, channel_order=channel_order, inside=inside
+        ),
         layout=layout,
         inputs=(Port(name="image", shape=shape, dtype="uint8" if inside else "float32", meaning="an RGB picture"),),
         outputs=tuple(Port(name=name, shape=(), dtype="float32", meaning=f"the {name}") for name in OUTPUTS[postprocessing]),

@@ -17,6 +17,7 @@ pytest.importorskip("coremltools", reason="the coreml extra is not installed")
 
 from mobilevitv2.export.executorch_coreml import check
 from mobilevitv2.export.formats import EXECUTORCH_COREML as FORMAT
+from mobilevitv2.export.samples import made_picture
 
 # The exporters and torch's own parts warn about each other.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -44,10 +45,11 @@ def test_all_but_the_widening_of_bytes_is_in_the_delegate(classifier: tuple[Any,
 def test_what_is_said_of_it(classifier: tuple[Any, Path, Any]) -> None:
     program, path, written = classifier
     assert any(note.startswith("not run: Core ML exists on Apple's systems only") for note in written.notes)
-    lines = check(program, path)
-    assert lines[0].startswith("not run: its Core ML program, read back")
-    assert float(lines[0].partition("differs from PyTorch by ")[2].split()[0]) < 1e-4
-    assert "all of iOS16" in lines[1]
+    found = check(program, path, [made_picture(seed) for seed in range(4)])
+    assert found.lines[0].startswith("not run: its Core ML program, read back, evaluated operator by operator on 3 pictures")
+    assert found.comparison.relative < 1e-4
+    assert (found.comparison.count, found.comparison.agreement) == (3, 1.0)
+    assert "each in coremltools' tables for iOS16" in found.lines[1]
 
 
 def test_who_opens_it_elsewhere_is_told_where_it_runs(classifier: tuple[Any, Path, Any]) -> None:
@@ -70,7 +72,7 @@ def test_the_file_carries_its_metadata(classifier: tuple[Any, Path, Any]) -> Non
 def test_a_wrong_program_is_found(classifier: tuple[Any, Path, Any]) -> None:
     program, path, _ = classifier
     other = program_of("classify", size=(64, 96), inside=True, n_attn_blocks=[2, 1, 1])
-    with pytest.raises(WeightsError, match="differs from PyTorch"):
+    with pytest.raises(WeightsError, match=r"does not answer as PyTorch does: probabilities by .* Every stage by itself agrees"):
         check(replace(program, module=other.module, model=other.model), path)
 
 
@@ -79,7 +81,7 @@ def test_the_other_tasks(task: str, tmp_path: Path) -> None:
     program = program_of(task, size=(64, 96))
     written = FORMAT.write(program, tmp_path / "model.pte")
     assert not written.outside
-    assert check(program, tmp_path / "model.pte")
+    assert check(program, tmp_path / "model.pte").comparison.decided > 0.999
 
 
 def test_half_precision_keeps_sums_in_single(tmp_path: Path) -> None:
@@ -91,7 +93,7 @@ def test_half_precision_keeps_sums_in_single(tmp_path: Path) -> None:
     program, path = program_of("classify", precision="fp16"), tmp_path / "model.pte"
     FORMAT.write(program, path)
     assert path.stat().st_size < 3 * numbers(program)
-    assert check(program, path)
+    assert check(program, path).comparison.count == 1
     operations = loaded(package(path, tmp_path)).functions["main"].operations
     found = {(each.op_type, types.builtin_to_string(each.outputs[0].dtype)) for each in operations if each.op_type != "const"}
     kinds = {name: {kind for operator, kind in found if operator == name} for name in ("conv", "softmax", "reduce_mean")}
@@ -104,10 +106,10 @@ def test_weights_of_eight_bits(tmp_path: Path) -> None:
     program, path = program_of("classify", precision="int8-weights", inside=True), tmp_path / "model.pte"
     assert FORMAT.quantise is not None
     written = FORMAT.quantise(program, path, None)
-    line = check(program, path)[0]
+    share = check(program, path).comparison.relative
     assert path.stat().st_size < 2 * numbers(program)
     assert written.quantisation is not None and written.quantisation["convolutions"] > 20
-    assert 0 < float(line.partition("differs from PyTorch by ")[2].split()[0]) < 0.1
+    assert 0 < share < 0.1
 
 
 def test_the_command_writes_it_and_a_report(tmp_path: Path) -> None:
@@ -122,6 +124,7 @@ def test_the_command_writes_it_and_a_report(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "model.pte.report.json").read_text())
     assert report["run"] is False and report["verification"] is None
     assert report["checked"][0].startswith("not run")
+    assert report["evaluation"]["pictures"] == 3
 
 
 def test_free_axes_are_refused(tmp_path: Path) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from mobilevitv2.export.request import Suppression
 from mobilevitv2.runtime.metadata import Metadata
 
 Array = np.ndarray[Any, Any]
+Detections = tuple[Array, Array, Array]
+"""Scores, labels and boxes, of one picture."""
 TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 3e-2, "int8": 0.5, "int8-weights": 0.2}
 """Largest difference of an output as a share of its largest value, for each precision."""
 TIES = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 3e-2, "int8": 0.1, "int8-weights": 0.05}
@@ -28,10 +31,12 @@ class Comparison:
     """The outputs of a file beside those of PyTorch.
 
     Attributes:
-        differences: for each output the largest absolute difference.
+        differences: for each output the largest absolute difference; of detections that went through suppression inside the file,
+            over those that PyTorch finds at the same place.
         largest: for each output the largest absolute value in PyTorch.
-        agreement: share of equal answers: labels of pictures, classes of pixels, detections found again.
-        decided: the same among answers that are no tie within the tolerance.
+        agreement: share of equal answers: labels of pictures, classes of pixels, detections found again; 1 where there are none.
+        decided: the same among answers that are no tie within the tolerance; of detections the smaller of PyTorch's that the file
+            has, and the file's clear ones that PyTorch has.
         answers: what agreement counts: "top-1 labels", "pixels", "detections".
         count: how many were compared.
     """
@@ -126,45 +131,89 @@ def _masks(mask: Array, logits: Array, tolerance: float) -> Comparison:
 def _detections(metadata: Metadata, file: Mapping[str, Array], truth: Mapping[str, Array], tolerance: float) -> Comparison:
     from mobilevitv2.runtime import postprocessing
 
-    limits = metadata.suppression or {"threshold": 0.05, "iou": 0.5, "candidates": 400, "detections": 200}
-    options: dict[str, Any] = {
-        "iou": limits["iou"],
-        "candidates": int(limits["candidates"]),
-        "detections": int(limits["detections"]),
-    }
+    limits = metadata.suppression or asdict(Suppression())
+    threshold = float(limits["threshold"])
+    options: dict[str, Any] = {"iou": limits["iou"]}
+    options |= {name: int(limits[name]) for name in ("candidates", "detections")}
     inside = "count" in file
-    differences, largest = {}, {}
-    if not inside:
-        differences = {name: _largest(file[name] - truth[name]) for name in ("scores", "boxes")}
-        largest = {name: max(_largest(truth[name]), 1.0 if name == "boxes" else 0.0) for name in ("scores", "boxes")}
-    found = decided = total = 0
+    largest = {"scores": _largest(truth["scores"]), "boxes": max(_largest(truth["boxes"]), 1.0)}
+    differences = {name: 0.0 if inside else _largest(file[name] - truth[name]) for name in largest}
+    slack = 2 * TOLERANCES[metadata.precision] * largest["scores"]
+    found = decided = total = backwards = given = 0
     for index in range(len(truth["scores"])):
-        top = float(truth["scores"][index].max())
-        sure = max(min(SURE, 0.5 * top), limits["threshold"])
-        wanted = postprocessing.suppress(truth["scores"][index], truth["boxes"][index], threshold=sure, **options)
+        raw = (truth["scores"][index], truth["boxes"][index])
+        sure = max(min(SURE, 0.5 * float(raw[0].max())), threshold)
+        wanted = postprocessing.suppress(*raw, threshold=sure, **options)
         if inside:
-            count = int(file["count"][index])
-            got = tuple(file[name][index][:count] for name in ("scores", "labels", "boxes"))
+            got = _given(file, index)
+            apart = _pair_differences(raw, wanted, got, largest)
+            differences = {name: float(np.maximum(value, apart[name])) for name, value in differences.items()}
         else:
             got = postprocessing.suppress(file["scores"][index], file["boxes"][index], threshold=0.9 * sure, **options)
-        hits, near = _found_again(wanted, got, tolerance)
+        hits, near = _found_again(wanted, got, tolerance, slack)
         found, decided, total = found + hits, decided + near, total + len(wanted[0])
-    if inside:
-        differences, largest = {"boxes": 0.0}, {"boxes": 1.0}
-    return Comparison(differences, largest, found / max(total, 1), decided / max(total, 1), "detections", total)
+        clear = _those(got, got[0] > sure + tolerance)
+        there = postprocessing.suppress(*raw, **{**options, "threshold": min(0.9 * sure, threshold), "detections": raw[0].size})
+        backwards, given = backwards + _found_again(clear, there, tolerance, slack)[1], given + len(clear[0])
+    shares = (decided / total if total else 1.0, backwards / given if given else 1.0)
+    return Comparison(differences, largest, found / total if total else 1.0, min(shares), "detections", total)
 
 
-def _found_again(wanted: tuple[Array, ...], got: tuple[Array, ...], tolerance: float) -> tuple[int, int]:
-    """How many of `wanted` have a box of their class at their place, and how many of them or else a near tie elsewhere."""
+def _given(file: Mapping[str, Array], index: int) -> Detections:
+    """What the file found on one picture, with the rows behind the last detection left away."""
+    count = int(file["count"][index])
+    scores, labels, boxes = (file[name][index][:count] for name in ("scores", "labels", "boxes"))
+    return scores, labels, boxes
+
+
+def _those(detections: Detections, which: Array) -> Detections:
+    scores, labels, boxes = detections
+    return scores[which], labels[which], boxes[which]
+
+
+def _pair_differences(
+    raw: tuple[Array, Array], wanted: Detections, got: Detections, largest: Mapping[str, float]
+) -> dict[str, float]:
+    """The largest differences of score and of corner over the pairs of a wanted detection and the one of the file at its place.
+
+    Two anchors of nearly one score may change places in the suppression, so a pair is measured from whichever of PyTorch's anchors
+    of that class and place is nearest to what the file gives; `_found_again` judges which one should have been chosen.
+    """
+    worst = dict.fromkeys(largest, 0.0)
+    for score, label, box in zip(*wanted, strict=True):
+        partner = _partner(label, box, got)
+        if partner is None:
+            continue
+        told, corners = got[0][partner], got[2][partner]
+        place = _overlaps(corners, raw[1]) >= SAME_BOX
+        scores, boxes = np.append(raw[0][place, label], score), np.concatenate([raw[1][place], box[None]])
+        apart = {"scores": np.abs(scores - told), "boxes": np.abs(boxes - corners).max(axis=1)}
+        nearest = int(np.max([apart[name] / largest[name] for name in apart], axis=0).argmin())
+        # A score that is no number is no pair's smallest difference: it must show.
+        worst = {name: float(np.maximum(value, apart[name][nearest])) for name, value in worst.items()}
+    return worst
+
+
+def _partner(label: Array, box: Array, detections: Detections) -> int | None:
+    """Index of the detection of this class that is the same box; None where there is none."""
+    overlap = np.where(detections[1] == label, _overlaps(box, detections[2]), 0.0)
+    return int(overlap.argmax()) if len(overlap) and overlap.max() >= SAME_BOX else None
+
+
+def _found_again(wanted: Detections, got: Detections, tolerance: float, slack: float) -> tuple[int, int]:
+    """How many of `wanted` have a box of their class at their place, and how many of them or else a near tie elsewhere.
+
+    Only a box whose score is within `slack` of the wanted one counts for the second.
+    """
     hits = near = 0
     for score, label, box in zip(*wanted, strict=True):
+        partner = _partner(label, box, got)
         same = got[1] == label
         overlap = _overlaps(box, got[2][same])
-        hit = bool(len(overlap)) and overlap.max() >= SAME_BOX
         # Two boxes of nearly one score may change places in the suppression; then the other one is there.
         tie = bool(len(overlap)) and bool((np.abs(got[0][same] - score) <= tolerance).any()) and overlap.max() >= 0.4
-        hits += hit
-        near += hit or tie
+        hits += partner is not None
+        near += tie or (partner is not None and bool(np.abs(got[0][partner] - score) <= slack))
     return hits, near
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,17 +20,22 @@ import torch
 from torch import Tensor, nn
 
 from mobilevitv2.errors import ConfigurationError, WeightsError
+from mobilevitv2.export.evaluating import MOST_SIZES, held_against_pytorch, one_by_one
 from mobilevitv2.export.executorch import quiet
 from mobilevitv2.export.formats import COREML, Written
-from mobilevitv2.export.program import Answering, exported_model
+from mobilevitv2.export.program import Answering
 from mobilevitv2.export.request import SIDE_STEP, SMALLEST_FREE_SIDE
-from mobilevitv2.export.samples import made_picture
 from mobilevitv2.runtime.metadata import METADATA_KEY
+from mobilevitv2.runtime.preprocessing import as_input
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from mobilevitv2.export.program import Program
     from mobilevitv2.export.quantise.calibration import Calibrated
+    from mobilevitv2.export.report import Checked
 
+Array = np.ndarray[Any, Any]
 TARGET = "iOS16"
 MOST_AXES = 5
 MOST_STEPS = 128
@@ -42,8 +47,6 @@ WIDE = frozenset({"reduce_mean", "reduce_sum", "rsqrt", "softmax", "square", "ex
 WEIGHTED = ("conv", "linear")
 FEWEST_WEIGHTS = 1024
 """Smaller tensors stay as they are: their scales would take as much room."""
-TRIED = 3
-"""Sizes that the check evaluates: each costs a forward pass."""
 NOT_RUN = "not run: Core ML exists on Apple's systems only"
 
 
@@ -179,24 +182,13 @@ def _free_sides(program: Program) -> dict[str, Any] | None:
     return {"image": {2: SIDE_STEP * height, 3: SIDE_STEP * width}}
 
 
-def picture_module(program: Program, *, plain: bool = False) -> PictureProgram:
-    """The module that is converted: in float32 (Core ML halves by itself), channels first, scaling before it where it is inside.
-
-    With `plain` its weights are as they were before they were rounded, to compare with.
-    """
-    module = plain_module(program) if plain else copy.deepcopy(program.module).float()
+def picture_module(program: Program) -> PictureProgram:
+    """The module that is converted: in float32 (Core ML halves by itself), channels first, scaling before it where it is inside."""
+    module = copy.deepcopy(program.module).float()
     assert isinstance(module, Answering)
     module.dtype = torch.float32
     module.inside, module.layout = False, "NCHW"
     return PictureProgram(module, picture=program.metadata.picture.inside).eval()
-
-
-def plain_module(program: Program) -> Answering:
-    """The program's module with the model's own weights, in float32."""
-    module = copy.deepcopy(program.module).float()
-    assert isinstance(module, Answering)
-    module.model, module.dtype = exported_model(program.model, torch.float32), torch.float32
-    return module.eval()
 
 
 def _precision(name: str) -> Any:
@@ -218,79 +210,102 @@ def _describe(model: Any, program: Program) -> None:
     model.input_description["image"] = metadata.inputs[0].meaning
 
 
-def check(program: Program, path: Path) -> list[str]:
-    """What can be said of a file that cannot be run here, line by line.
+def check(program: Program, path: Path, pictures: Sequence[Image.Image] = ()) -> Checked:
+    """What can be said of a file that cannot be run here.
+
+    Args:
+        program: that was written.
+        path: of the package.
+        pictures: to compare on, a few of which are taken.
 
     Raises:
         WeightsError: an operator that the target has not, too many axes, or a graph that does not answer as PyTorch does.
     """
     with quiet():
         mil = loaded(path)
-    line = looked_through(mil)
-    module, taken = picture_module(program, plain=True), sizes(program)
-    worst = max(_difference(program, module, mil, size) for size in taken[:TRIED])
-    return [
-        f"not run: read back and evaluated operator by operator, it differs from PyTorch by {worst:.2g} of the largest value",
-        f"sizes: {', '.join(f'{height} x {width}' for height, width in taken)}",
-        line,
-    ]
+    line, taken = looked_through(mil), sizes(program)
+    return held_against_pytorch(
+        program,
+        COREML,
+        lambda pixels: _evaluated(program, mil, pixels),
+        pictures,
+        run=_run,
+        what="the package, read back",
+        sizes=taken[1:MOST_SIZES],
+        lines=(f"sizes: {', '.join(f'{height} x {width}' for height, width in taken)}", line),
+    )
+
+
+def _run(program: Program, path: Path, pixels: Array) -> dict[str, Array]:
+    with quiet():
+        mil = loaded(path)
+    return _evaluated(program, mil, pixels)
+
+
+def _evaluated(program: Program, mil: Any, pixels: Array) -> dict[str, Array]:
+    from mobilevitv2.export.coreml_evaluation import evaluate
+
+    found = one_by_one(lambda image: evaluate(mil, image), [_input(program, each) for each in pixels])
+    return {name: found[name] for name in program.outputs}
+
+
+def _input(program: Program, pixels: Array) -> Array:
+    """A picture, uint8 (height, width, 3), as the program has its input; an `ImageType` gives values of 0..255, channels first."""
+    picture = program.metadata.picture
+    if not picture.inside:
+        return as_input(pixels[None], picture, "NCHW")
+    channels = pixels[..., ::-1] if picture.channel_order == "BGR" else pixels
+    return np.ascontiguousarray(channels.transpose(2, 0, 1)[None], dtype=np.float32)
 
 
 def loaded(path: Path) -> Any:
-    """The MIL program of an .mlpackage."""
+    """The MIL program of an .mlpackage.
+
+    Raises:
+        WeightsError: coremltools cannot read it, as where an operator is newer than what the package says it needs.
+    """
     import coremltools
 
-    spec = coremltools.models.MLModel(str(path), skip_model_load=True).get_spec()
     load = coremltools.converters.mil.frontend.milproto.load.load
-    return load(spec, spec.specificationVersion, str(path / "Data/com.apple.CoreML/weights"))
+    try:
+        spec = coremltools.models.MLModel(str(path), skip_model_load=True).get_spec()
+        return load(spec, spec.specificationVersion, str(path / "Data/com.apple.CoreML/weights"))
+    except (ValueError, RuntimeError, NotImplementedError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise WeightsError(f"the Core ML program in {path.name} cannot be read back ({reason}); it was removed.") from error
 
 
 def looked_through(mil: Any) -> str:
     """The operators of a MIL program, as a line for the report.
 
     Raises:
-        WeightsError: too many axes.
+        WeightsError: too many axes, or an operator that coremltools' tables have not for the target.
     """
-    operations = [each for each in mil.functions["main"].operations if each.op_type not in NOT_OPERATORS]
+    function = mil.functions["main"]
+    operations = [each for each in function.operations if each.op_type not in NOT_OPERATORS]
+    _check_target(function, operations)
     deepest = max((output.rank for each in operations for output in each.outputs if hasattr(output, "rank")), default=0)
     if deepest > MOST_AXES:
         raise WeightsError(f"the program has a tensor of {deepest} axes; Core ML takes {MOST_AXES}.")
     kinds = sorted({each.op_type for each in operations})
-    return f"{len(operations)} operators of {len(kinds)} kinds, all of {TARGET}, at most {deepest} axes: {', '.join(kinds)}"
+    return (
+        f"{len(operations)} operators of {len(kinds)} kinds, each in coremltools' tables for {TARGET} in the version used here, at "
+        f"most {deepest} axes: {', '.join(kinds)}"
+    )
 
 
-def _difference(program: Program, module: PictureProgram, mil: Any, size: tuple[int, int]) -> float:
-    from mobilevitv2.export.coreml_evaluation import evaluate
+def _check_target(function: Any, operations: Sequence[Any]) -> None:
+    """Refuse a program, or operators in it, that are newer than the target."""
+    import coremltools
+    from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
 
-    image = sample_pixels(size)
-    image = image if program.metadata.picture.inside else image / 255
-    with torch.no_grad():
-        wanted = module(image)
-    return answers_alike(program, evaluate(mil, image.numpy()), wanted)
-
-
-def sample_pixels(size: tuple[int, int]) -> Tensor:
-    """A made picture, whole numbers of 0..255 as (1, 3, height, width)."""
-    pixels = np.asarray(made_picture(0).resize(size[::-1]))
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float()
-
-
-def answers_alike(program: Program, found: Mapping[str, Any], wanted: Tensor | tuple[Tensor, ...]) -> float:
-    """How far the worst output lies from PyTorch's, as a share of its largest value; of a mask, the share of pixels.
-
-    Raises:
-        WeightsError: farther than the precision allows.
-    """
-    shares = []
-    for name, value in zip(program.outputs, wanted if isinstance(wanted, tuple) else (wanted,), strict=True):
-        ours, theirs = torch.from_numpy(found[name]).double(), value.double()
-        mask = not value.is_floating_point()
-        shares.append(float((ours != theirs).double().mean() if mask else (ours - theirs).abs().max() / theirs.abs().max()))
-    worst = float(np.max(shares))  # not a number where one of them is not
-    if not worst <= COREML.tolerance[program.precision]:
-        raise WeightsError(
-            f"the program, evaluated operator by operator, differs from PyTorch by {worst:.2g} of the largest value (allowed is "
-            f"{COREML.tolerance[program.precision]:g}); the file was removed. Take another precision (--precision), or report "
-            "the model's configuration."
-        )
-    return worst
+    target = getattr(coremltools.target, TARGET)
+    if function.opset_version is None or function.opset_version > target:
+        raise WeightsError(f"the program wants {getattr(function.opset_version, 'name', None)}, where {TARGET} was meant.")
+    for each in operations:
+        known = SSAOpRegistry.core_ops.get(each.op_type, {}).get(target)
+        if known is None or each.opset_version > target:
+            raise WeightsError(
+                f"operator {each.op_type!r} ({each.name}) of the program is none of {TARGET}'s, by coremltools' tables; report the "
+                "model's configuration."
+            )

@@ -28,7 +28,7 @@ def evaluate(program: Any, image: Array) -> dict[str, Array]:
         image: (1, 3, height, width); for an `ImageType` in 0..255.
 
     Raises:
-        WeightsError: an operator that is not known here.
+        WeightsError: an operator that is not known here, or that cannot take what it is given.
     """
     function = program.functions["main"]
     values: dict[str, Any] = {name: torch.from_numpy(image) for name in function.inputs}
@@ -42,7 +42,12 @@ def evaluate(program: Any, image: Array) -> dict[str, Array]:
             continue
         if operation.op_type not in OPERATORS:
             raise WeightsError(f"operator {operation.op_type!r} of the Core ML program is not known here, so it cannot be checked.")
-        results = OPERATORS[operation.op_type](inputs)
+        try:
+            results = OPERATORS[operation.op_type](inputs)
+        except (RuntimeError, ValueError, IndexError, KeyError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            where = f"operator {operation.op_type!r} ({operation.name})"
+            raise WeightsError(f"{where} of the Core ML program cannot be evaluated here: {reason}.") from error
         for output, result in zip(operation.outputs, results if isinstance(results, tuple) else (results,), strict=True):
             values[output.name] = result
     names = [output.name for output in function.outputs if output.name in values]

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,21 +27,24 @@ from mobilevitv2.export.coreml import (
     FEWEST_WEIGHTS,
     NOT_RUN,
     TARGET,
-    answers_alike,
     loaded,
     looked_through,
-    plain_module,
-    sample_pixels,
 )
+from mobilevitv2.export.evaluating import held_against_pytorch, one_by_one
 from mobilevitv2.export.executorch import METHOD, check_axes, finished, quiet
-from mobilevitv2.export.formats import Written
+from mobilevitv2.export.formats import EXECUTORCH_COREML, Written
 from mobilevitv2.export.program import Answering
 from mobilevitv2.runtime.metadata import METADATA_KEY
+from mobilevitv2.runtime.preprocessing import as_input
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from mobilevitv2.export.program import Program
     from mobilevitv2.export.quantise.calibration import Calibrated
+    from mobilevitv2.export.report import Checked
 
+Array = np.ndarray[Any, Any]
 BACKEND = "CoreMLBackend"
 WEIGHTED = ("conv2d", "linear")
 WEIGHTS_OF_8_BITS = {
@@ -139,30 +144,49 @@ def _holds_bytes(node: Any) -> bool:
 # ---- what was written ------------------------------------------------------------------------------------------------------------
 
 
-def check(program: Program, path: Path) -> list[str]:
-    """What can be said of a file that cannot be run here, line by line.
+def check(program: Program, path: Path, pictures: Sequence[Image.Image] = ()) -> Checked:
+    """What can be said of a file that cannot be run here.
+
+    Args:
+        program: that was written.
+        path: of the file.
+        pictures: to compare on, a few of which are taken.
 
     Raises:
         WeightsError: more than one program, an operator that is not known here, or a program that does not answer as PyTorch does.
     """
+    with tempfile.TemporaryDirectory(prefix="mobilevitv2-") as folder:
+        mil = _program_in(path, Path(folder))
+        line = looked_through(mil)
+    return held_against_pytorch(
+        program,
+        EXECUTORCH_COREML,
+        lambda pixels: _evaluated(program, mil, pixels),
+        pictures,
+        run=_run,
+        what="its Core ML program, read back",
+        lines=(line,),
+    )
+
+
+def _program_in(path: Path, folder: Path) -> Any:
+    with quiet():
+        return loaded(package(path, folder))
+
+
+def _run(program: Program, path: Path, pixels: Array) -> dict[str, Array]:
+    with tempfile.TemporaryDirectory(prefix="mobilevitv2-") as folder:
+        return _evaluated(program, _program_in(path, Path(folder)), pixels)
+
+
+def _evaluated(program: Program, mil: Any, pixels: Array) -> dict[str, Array]:
     from mobilevitv2.export.coreml_evaluation import evaluate
 
-    with tempfile.TemporaryDirectory(prefix="mobilevitv2-") as folder, quiet():
-        mil = loaded(package(path, Path(folder)))
-        line = looked_through(mil)
-        module = plain_module(program)
-        image = sample_pixels(program.size)
-        image = image.to(torch.uint8).permute(0, 2, 3, 1).contiguous() if module.inside else image / 255
-        with torch.no_grad():
-            wanted = module(image)
-        found = evaluate(mil, image.float().numpy())
+    picture = program.metadata.picture
+    inputs = [as_input(each[None], picture, program.layout).astype(np.float32) for each in pixels]
+    found = one_by_one(lambda image: evaluate(mil, image), inputs)
     names = [output.name for output in mil.functions["main"].outputs]
-    worst = answers_alike(program, {ours: found[name] for ours, name in zip(program.outputs, names, strict=True)}, wanted)
-    return [
-        f"not run: its Core ML program, read back and evaluated operator by operator, differs from PyTorch by {worst:.2g} of the "
-        "largest value",
-        line,
-    ]
+    return {ours: found[name] for ours, name in zip(program.outputs, names, strict=True)}
 
 
 def package(path: Path, folder: Path) -> Path:

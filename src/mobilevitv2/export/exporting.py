@@ -17,6 +17,7 @@ from mobilevitv2.export.formats import QUANTISED, ExportFormat, Written
 from mobilevitv2.export.metadata import describe, natural_size, with_versions
 from mobilevitv2.export.report import ExportReport
 from mobilevitv2.export.request import Suppression, check_path, check_request, check_size, free_axes
+from mobilevitv2.export.suppressing import suppression_inside
 
 if TYPE_CHECKING:
     from mobilevitv2.backbone import MobileViTV2PreTrainedModel
@@ -154,7 +155,7 @@ def _written_and_verified(
     start = time.perf_counter()
     written = _write(program, fmt, path, calibrated)
     seconds = time.perf_counter() - start
-    checked = tuple(fmt.check(program, path)) if fmt.check is not None else ()
+    checked = fmt.check(program, path, samples) if fmt.check is not None else None
     verification = None if fmt.engine is None else verify(program, fmt, path, samples, threads=threads, calibrated=calibrated)
     return ExportReport(
         path=path,

@@ -7,7 +7,7 @@ without torch and without the exporters. `write` turns a program into a file; th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -16,11 +16,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from mobilevitv2.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from mobilevitv2.export.program import Program
     from mobilevitv2.export.quantise.calibration import Calibrated
+    from mobilevitv2.export.report import Checked
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-weights"]
 PRECISIONS: tuple[str, ...] = ("fp32", "fp16", "bf16", "int8", "int8-weights")
+QUANTISED: tuple[str, ...] = ("int8", "int8-weights")
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,8 @@ class ExportFormat:
         quantise: a program of precision "int8" or "int8-weights" to `path`, with the calibration's pictures (None: weights alone).
         write: the program to `path`, a fresh place in a temporary folder; all other files beside it with the same stem. Program and
             metadata are final; options are those of the format (`--format-option` is not offered: keep them few and typed).
-        check: for a format without engine: what was checked instead, as lines for the report; raises WeightsError where it fails.
+        check: for a format without engine: what was checked instead, on a few of these pictures; raises WeightsError where it
+            fails.
         quantised: the precisions that `quantise` gives.
         refused: why the format has not the other precisions, and what to take in their place, one sentence each without the final
             dot; the error says it.
@@ -87,12 +92,12 @@ class ExportFormat:
     engine: str | None
     write: Callable[[Program, Path], Written]
     quantise: Callable[[Program, Path, Calibrated | None], Written] | None = None
-    quantised: tuple[str, ...] = ("int8", "int8-weights")
+    quantised: tuple[str, ...] = QUANTISED
     refused: Mapping[str, str] = field(default_factory=dict)
     delegates: tuple[str, ...] = ()
     delegate: str | None = None
     companions: tuple[str, ...] = ()
-    check: Callable[[Program, Path], list[str]] | None = None
+    check: Callable[[Program, Path, Sequence[Image.Image]], Checked] | None = None
     staged: bool = False
     tolerance: Mapping[str, float] = field(default_factory=dict)
 

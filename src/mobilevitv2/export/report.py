@@ -19,6 +19,31 @@ MOST_OPERATORS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What was looked at in a file that cannot be run here, by evaluating it operator by operator.
+
+    Attributes:
+        lines: for the report.
+        comparison: with PyTorch in float32.
+        tolerance: that was allowed, as a share of an output's largest value.
+        pictures: how many were compared, and `made` how many of them are noise that was made for it.
+        shapes: further sizes that were tried, with their relative difference.
+    """
+
+    lines: tuple[str, ...]
+    comparison: Comparison
+    tolerance: float
+    pictures: int
+    made: int = 0
+    shapes: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it; the lines stand elsewhere in the report."""
+        told = {name: value for name, value in asdict(self).items() if name != "lines"}
+        return {**told, "relative_difference": self.comparison.relative}
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportReport:
     """One exported file.
 
@@ -32,7 +57,7 @@ class ExportReport:
         outside: operators that the delegate does not take.
         seconds: that the writing took.
         verification: None where nothing on this system runs the format; then `checked` says what was looked at instead.
-        checked: lines of what was checked without running.
+        checked: what was seen without running it.
         notes: what a user should know.
         quantisation: of a quantised file: what was done, and the loss on pictures that had no part in the ranges.
     """
@@ -46,7 +71,7 @@ class ExportReport:
     outside: Mapping[str, int]
     seconds: float
     verification: Verification | None
-    checked: tuple[str, ...] = ()
+    checked: Checked | None = None
     notes: tuple[str, ...] = ()
     quantisation: Mapping[str, Any] | None = field(default=None)
 
@@ -67,7 +92,8 @@ class ExportReport:
             "seconds": round(self.seconds, 2),
             "run": self.verification is not None,
             "verification": None if self.verification is None else self.verification.to_dict(),
-            "checked": list(self.checked),
+            "checked": [] if self.checked is None else list(self.checked.lines),
+            "evaluation": None if self.checked is None else self.checked.to_dict(),
             "operators": dict(sorted(self.operators.items(), key=lambda item: -item[1])),
             "outside": dict(self.outside),
             "notes": list(self.notes),
@@ -103,7 +129,7 @@ class ExportReport:
             ("outside", ", ".join(f"{count} {name}" for name, count in self.outside.items())),
             *self._measured(),
             *self._quantised(),
-            *(("checked" if number == 0 else "", line) for number, line in enumerate(self.checked)),
+            *self._checked(),
             *(("note" if number == 0 else "", line) for number, line in enumerate(self.notes)),
         ]
 
@@ -120,9 +146,17 @@ class ExportReport:
         return [
             ("verified", f"{where}; largest difference: {differences}"),
             *_agreement(comparison, found),
+            *(("", note) for note in found.notes),
             ("time", f"{run.median:.1f} ms ({run.low:.1f} to {run.high:.1f}) for one picture; PyTorch eager {plain.median:.1f} ms"),
             ("load", f"{load.median:.0f} ms ({load.low:.0f} to {load.high:.0f})"),
         ]
+
+    def _checked(self) -> list[tuple[str, str]]:
+        found = self.checked
+        if found is None:
+            return []
+        rows = [("checked" if number == 0 else "", line) for number, line in enumerate(found.lines)]
+        return [rows[0], *_agreement(found.comparison, found), *rows[1:]]
 
     def _quantised(self) -> list[tuple[str, str]]:
         found = self.quantisation
@@ -137,9 +171,11 @@ class ExportReport:
         return rows
 
 
-def _agreement(comparison: Comparison, found: Verification) -> list[tuple[str, str]]:
+def _agreement(comparison: Comparison, found: Verification | Checked) -> list[tuple[str, str]]:
     """How many answers are PyTorch's, how many more it hardly decides itself, and that this is no accuracy."""
     count = comparison.count
+    if not count:
+        return [("agreement", f"PyTorch finds no {comparison.answers} on the pictures; only the raw outputs were compared")]
     equal, decided = round(comparison.agreement * count), round(comparison.decided * count)
     line = f"{equal:,} of {counted(count, comparison.answers.removesuffix('s'))} as PyTorch's"
     if equal < count:
