@@ -20,11 +20,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_export_onnx import model_of
 
 from mobilevitv2.cli import main
-from mobilevitv2.errors import ConfigurationError, DownloadError
+from mobilevitv2.errors import ConfigurationError, DownloadError, ImageError
 from mobilevitv2.export import export
 from mobilevitv2.export.samples import made_picture
 from mobilevitv2.export.web import export_site, ort_web
@@ -93,6 +94,27 @@ def test_a_site_holds_models_of_all_tasks_with_what_the_page_needs(package: Path
     assert all((tmp_path / "site" / sample["file"]).is_file() for sample in index["samples"])
     assert report.bytes == sum(path.stat().st_size for path in (tmp_path / "site").rglob("*") if path.is_file())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["onnxruntime-web", "site"]
+
+
+@needs_onnx
+def test_models_whose_names_differ_in_capitals_have_folders_of_their_own(package: Path, tmp_path: Path):
+    for name in ("Mine.onnx", "other/mine.onnx"):
+        export(model_of("classify"), tmp_path / name, size=(64, 64))
+    report = export_site([tmp_path / "Mine.onnx", tmp_path / "other" / "mine.onnx"], tmp_path / "site", ort_web=package)
+    assert [each.name for each in report.models] == ["Mine", "mine-2"]
+
+
+def test_a_sample_that_cannot_be_read_is_told_before_a_model_is_exported(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from mobilevitv2.export.web import site as building
+
+    monkeypatch.setattr(building, "_add_model", lambda *_: pytest.fail("a model was exported"))
+    monkeypatch.setattr(building, "check_installed", lambda *_: None)
+    (tmp_path / "notes.jpg").write_text("no picture")
+    with pytest.raises(ImageError, match=r"notes\.jpg"):
+        export_site([model_of("classify")], tmp_path / "site", ort_web=package, pictures=[tmp_path / "notes.jpg"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.jpg", "onnxruntime-web"]
 
 
 def test_the_page_names_no_outside_address():
@@ -207,6 +229,19 @@ def test_a_runtime_that_lacks_files_is_told(package: Path, tmp_path: Path):
     ):
         with pytest.raises(ConfigurationError, match=message):
             ort_web.copy_runtime(tmp_path / "ort", source)
+
+
+def test_an_archive_with_a_wrong_bit_is_told(package: Path, tmp_path: Path):
+    for name in ort_web.FILES:
+        (package / "dist" / name).write_bytes(np.random.default_rng(len(name)).bytes(400))
+    whole = packed(package)
+    (tmp_path / "ort").mkdir()
+    for place in range(12, len(whole) - 8, len(whole) // 60):
+        damaged = bytearray(whole)
+        damaged[place] ^= 4
+        (tmp_path / "package.tgz").write_bytes(damaged)
+        with pytest.raises(ConfigurationError, match="is no whole archive"):
+            ort_web.copy_runtime(tmp_path / "ort", tmp_path / "package.tgz")
 
 
 @pytest.fixture

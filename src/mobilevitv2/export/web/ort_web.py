@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import http.client
 import io
@@ -13,6 +14,7 @@ import secrets
 import tarfile
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -92,7 +94,7 @@ def _from_archive(place: Path, target: Path) -> str:
         )
     version, found = "of unknown version", set()
     try:
-        with tarfile.open(place, "r:gz") as archived:
+        with gzip.open(place) as unpacked, tarfile.open(fileobj=unpacked, mode="r:") as archived:
             for member in archived:
                 name = member.name.removeprefix("package/dist/")
                 stream = archived.extractfile(member) if name in FILES or member.name == "package/package.json" else None
@@ -103,7 +105,9 @@ def _from_archive(place: Path, target: Path) -> str:
                     found.add(name)
                 else:
                     version = _version_in(stream.read())
-    except (tarfile.TarError, EOFError, OSError) as error:
+            while unpacked.read(CHUNK):  # the checksum is at its end
+                pass
+    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:  # ValueError: of names and sizes in it
         raise ConfigurationError(
             f"{place} is no whole archive ({error}); fetch it again with `npm pack onnxruntime-web`."
         ) from error

@@ -131,16 +131,16 @@ def export_site(
     check_site(models, folder, precision=precision, size=size, calibration=calibration, overwrite=overwrite)
     place = Path(folder)
     with _whole_folder(place) as part:
+        samples, credit = _add_samples(part / "samples", pictures)  # these two first: cheap, and what most often fails
         (part / "ort").mkdir()
-        runtime = copy_runtime(part / "ort", ort_web)  # first: it is what most often cannot be done, and costs least to try
+        runtime = copy_runtime(part / "ort", ort_web)
         settings: dict[str, Any] = {
             "precision": precision, "size": size, "preprocessing": preprocessing, "calibration": calibration, "task": task,
             "pictures": pictures,
         }  # fmt: skip
         done: list[SiteModel] = []
         for source in models:
-            done.append(_add_model(part, source, {each.name for each in done}, settings))
-        samples, credit = _add_samples(part / "samples", pictures)
+            done.append(_add_model(part, source, {each.name.lower() for each in done}, settings))
         _add_page(part, done, samples, credit, runtime)
         total = sum(each.stat().st_size for each in part.rglob("*") if each.is_file())
         _check_folder(place, overwrite)  # again: somebody may have written there meanwhile
@@ -237,9 +237,10 @@ def _check_given(settings: dict[str, Any], source: Any) -> None:
 
 
 def _folder_name(name: str, taken: Iterable[str]) -> str:
+    """One that no file system takes for another: macOS and Windows make no difference of capitals; those in `taken` have none."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "model"
     number, unique = 1, plain
-    while unique in taken:
+    while unique.lower() in taken:
         number += 1
         unique = f"{plain}-{number}"
     return unique
