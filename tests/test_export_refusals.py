@@ -63,6 +63,22 @@ CASES: dict[str, tuple[str, tuple[str, ...], str]] = {
     "no threads": (f"{MODEL} a.onnx --threads 0", (), "threads=0 (--threads) is not possible"),
     "three sizes": (f"{MODEL} a.onnx --size 1 2 3", (), "--size 1 2 3 has 3 numbers"),
     "free sizes of a fixed format": (f"{MODEL} a.pte --dynamic", (), "leave dynamic (--dynamic) out"),
+    "bits of another precision": (
+        f"{MODEL} a.onnx --precision int8-weights --weight-bits 8", (),
+        "weight_bits=8 (--weight-bits) has no effect on precision='int8-weights' of onnx; leave it out",
+    ),
+    "bits of float weights": (f"{MODEL} a.xml --weight-bits 7", (), "no effect on precision='fp32' of openvino"),
+    "bits of another format": (
+        f"{MODEL} a.tflite --precision int8 --calibrate photos --weight-bits 7", (), "no effect on precision='int8' of litert",
+    ),
+    "bits of another delegate": (
+        f"{MODEL} a.pte --precision int8 --calibrate photos --weight-bits 8", (), "it is for 'int8' of onnx and openvino",
+    ),
+    "bits that there are not": (
+        f"{MODEL} a.onnx --precision int8 --calibrate photos --weight-bits 4", (), "weight_bits=4 (--weight-bits); it is 7",
+    ),
+    "bits without pictures": (f"{MODEL} a.onnx --precision int8 --weight-bits 8", (), "--calibrate DATA"),
+    "page: licence": (f"{MODEL} site --format web --licence MIT", (), "--licence is of one file; export to model.onnx"),
     "page: precision": (f"{MODEL} site --format web --precision bf16", (), "not offered for onnx"),
     "page: int8 without pictures": (f"{MODEL} site --format web --precision int8", (), "--calibrate DATA"),
     "page: folder taken": (f"{MODEL} folder.onnx --format web", (), "name another folder, or pass overwrite=True (--overwrite)"),

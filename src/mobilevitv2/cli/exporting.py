@@ -14,6 +14,7 @@ from mobilevitv2.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from mobilevitv2.export import ExportReport
+    from mobilevitv2.export.quantise.calibration import Calibration
     from mobilevitv2.export.web import SiteReport
 
 
@@ -52,6 +53,14 @@ def export(
     ] = False,
     raw_outputs: Annotated[bool, Argument("give logits, or decoded boxes, instead of probabilities, masks or detections")] = False,
     calibrate: Annotated[str | None, Argument("for int8: pictures to measure ranges on", metavar="DATA")] = None,
+    weight_bits: Annotated[
+        int | None,
+        Argument(
+            "for int8 of onnx and openvino: 7, which every processor adds up right, or 8, for ARM and for x86 with VNNI (from 2019 "
+            "on); without it 7",
+            metavar="7|8",
+        ),
+    ] = None,
     pictures: Annotated[
         list[str] | None, Argument("to compare the file with PyTorch on; without it some that are at hand", at_least_one=True)
     ] = None,
@@ -62,6 +71,17 @@ def export(
         str | None, Argument("for web: onnxruntime-web's folder or npm archive; without it from the npm registry", metavar="PATH")
     ] = None,
     threads: Annotated[int | None, Argument("of the runtime while it is timed; without it its own choice", metavar="N")] = None,
+    source: Annotated[
+        str | None, Argument("name of the weights for the file's metadata; without it the model's", metavar="TEXT")
+    ] = None,
+    licence: Annotated[
+        str | None,
+        Argument(
+            "of the weights, for the file's metadata; without it the record's, or what README.md or config.json beside them says",
+            metavar="TEXT",
+            aliases=("--license",),
+        ),
+    ] = None,
     overwrite: Annotated[bool, Argument("replace what is there")] = False,
     json: Annotated[
         str | None, Argument("write the report to FILE.json, or to standard output", metavar="FILE.json", file_suffix=".json")
@@ -86,11 +106,12 @@ def export(
     """
     wanted = height_and_width(size)
     of_files = {"delegate": delegate, "dynamic": dynamic, "raw_outputs": raw_outputs, "threads": threads}
-    _check_web(format, {"also": also, "ort_web": ort_web}, of_files)
+    _check_web(format, {"also": also, "ort_web": ort_web}, of_files, {"source": source, "licence": licence})
     if path is None:
         path = _own_name(model, format)
     with ended_in_order():
         _check_json(json)
+        calibration = _calibration(calibrate, weight_bits)
         from mobilevitv2.cli.quiet import quiet_libraries
         from mobilevitv2.export.request import check_request
 
@@ -98,7 +119,7 @@ def export(
             from mobilevitv2.export.web.site import check_site, export_site
 
             models = [model, *(also or [])]
-            check_site(models, path, precision=precision, size=wanted, calibration=calibrate, overwrite=overwrite)
+            check_site(models, path, precision=precision, size=wanted, calibration=calibration, overwrite=overwrite)
             quiet_libraries()
             site = export_site(
                 models,
@@ -106,7 +127,7 @@ def export(
                 precision=precision,
                 size=wanted,
                 preprocessing=preprocessing,
-                calibration=calibrate,
+                calibration=calibration,
                 task=task,
                 pictures=pictures,
                 ort_web=ort_web,
@@ -121,7 +142,7 @@ def export(
             precision=precision,
             size=wanted,
             dynamic=dynamic,
-            calibration=calibrate,
+            calibration=calibration,
             overwrite=overwrite,
             threads=threads,
         )
@@ -139,12 +160,22 @@ def export(
             dynamic=dynamic,
             preprocessing=preprocessing,
             postprocessing=not raw_outputs,
-            calibration=calibrate,
+            calibration=calibration,
             pictures=pictures,
+            source=source,
+            licence=licence,
             threads=threads,
             overwrite=overwrite,
         )
         return _told(report, json)
+
+
+def _calibration(data: str | None, weight_bits: int | None) -> Calibration | str | None:
+    if weight_bits is None:
+        return data
+    from mobilevitv2.export.quantise.calibration import Calibration
+
+    return Calibration(data=data, weight_bits=weight_bits)
 
 
 def _own_name(model: str, format: str | None) -> str:
@@ -187,8 +218,15 @@ def _told(report: ExportReport | SiteReport, json: str | None) -> int:
     return 0
 
 
-def _check_web(format: str | None, of_web: Mapping[str, object], of_files: Mapping[str, object]) -> None:
-    """Options that the other kind of format has."""
+def _check_web(
+    format: str | None, of_web: Mapping[str, object], of_files: Mapping[str, object], of_one: Mapping[str, object]
+) -> None:
+    """Options that the other kind of format has, and those of one file, where a page may have several."""
+    named = [name for name, value in of_one.items() if value]
+    if format == "web" and named:
+        raise ConfigurationError(
+            f"--{named[0]} is of one file; export to model.onnx with it first, and name that as the page's model."
+        )
     wrong = [name for name, value in (of_files if format == "web" else of_web).items() if value]
     if wrong:
         option = f"--{wrong[0].replace('_', '-')}"

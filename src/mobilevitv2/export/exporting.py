@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mobilevitv2.errors import ConfigurationError
 from mobilevitv2.export.formats import QUANTISED, ExportFormat, Written
-from mobilevitv2.export.metadata import describe, natural_size, with_versions
+from mobilevitv2.export.metadata import describe, licence_of, natural_size, with_versions
 from mobilevitv2.export.report import ExportReport
 from mobilevitv2.export.request import Suppression, check_path, check_request, check_size, free_axes
 from mobilevitv2.export.suppressing import suppression_inside
@@ -73,7 +73,9 @@ def export(
         task: where a source does not tell.
         pictures: to compare on, paths or pictures; where None, some of the calibration's that were kept from the ranges, or
             photographs that are at hand, and made pictures.
-        source, licence: for the file's metadata, where `model` is a model.
+        source: name of the weights for the file's metadata; where None that of the record, folder or file.
+        licence: of the weights, for the file's metadata; where None that of the record, or what README.md or config.json beside
+            the weights says (`license`), else "unknown".
         overwrite: replace what is there.
         threads: of the runtime while it is timed; its own choice where None.
 
@@ -98,7 +100,8 @@ def export(
     if isinstance(model, str | os.PathLike):
         from mobilevitv2.contract import load_model
 
-        source = source or _source_name(model)
+        licence = licence or licence_of(model)
+        source = source or source_name(model)
         model, own = load_model(model, task=task)
         processor = processor or own
     _check_task(model, task)
@@ -119,8 +122,8 @@ def export(
         preprocessing=preprocessing,
         postprocessing=postprocessing,
         suppression=limits,
-        source=source or _origin(model),
-        licence=licence,
+        source=source or source_name(_origin(model)),
+        licence=licence or licence_of(source or _origin(model)),
     )
     metadata = replace(metadata, notes=notes)
     calibrated = None
@@ -228,13 +231,14 @@ def _processor_of(model: MobileViTV2PreTrainedModel) -> tuple[MobileViTV2ImagePr
 
 def _origin(model: MobileViTV2PreTrainedModel) -> str | None:
     """What the model was loaded from."""
-    name = str(getattr(model.config, "_name_or_path", "") or "")
-    return _source_name(name) if name else None
+    return str(getattr(model.config, "_name_or_path", "") or "") or None
 
 
-def _source_name(source: str | os.PathLike[str]) -> str:
-    name = os.fspath(source)
-    return Path(name).name if os.path.exists(name) else name
+def source_name(source: str | os.PathLike[str] | None) -> str | None:
+    """Without the folders of this machine."""
+    if source is None or not os.path.exists(source):
+        return None if source is None else os.fspath(source)
+    return Path(source).name or Path(source).resolve().name  # "." has none; what a link leads to is no name
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------------------

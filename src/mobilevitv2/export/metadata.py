@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mobilevitv2.errors import ConfigurationError
 from mobilevitv2.runtime.metadata import Metadata, PictureContract, Port
@@ -53,7 +55,7 @@ def describe(
         precision=precision,
         dynamic=dynamic,
         source=source or str(getattr(model.config, "_name_or_path", "") or "unnamed"),
-        licence=licence or _licence(source),
+        licence=licence or licence_of(source),
         weights_sha256=weights_sha256(model),
         versions=_versions(),
         suppression=None if suppression is None else {name: float(value) for name, value in asdict(suppression).items()},
@@ -179,15 +181,50 @@ def weights_sha256(model: MobileViTV2PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
-def _licence(source: str | None) -> str:
+def licence_of(source: str | os.PathLike[str] | None) -> str:
+    """The licence of weights: a record's by its name; of a folder or file what lies beside it says (`license` in README.md's
+    metadata block, or in config.json); else that it is unknown. A folder that is named as a record is not the record.
+
+    Args:
+        source: as it was loaded, with its path.
+    """
     from mobilevitv2.weights.records import get_record
 
-    if source is None or os.path.exists(source):
+    if source is None:
         return UNKNOWN_LICENCE
+    if os.path.exists(source):
+        folder = Path(source) if os.path.isdir(source) else Path(source).parent
+        return _licence_in(_card(folder / "README.md")) or _licence_in(_json(folder / "config.json")) or UNKNOWN_LICENCE
     try:
-        return get_record(source).licence
+        return get_record(os.fspath(source)).licence
     except ConfigurationError:
         return UNKNOWN_LICENCE
+
+
+def _card(path: Path) -> Any:
+    """The metadata block that a model card starts with; None where there is none."""
+    import yaml  # on disk with transformers
+
+    try:
+        before, block, _ = path.read_text(encoding="utf-8-sig").split("---\n", 2)
+        return None if before.strip() else yaml.safe_load(block)
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _licence_in(told: Any) -> str | None:
+    if not isinstance(told, dict):
+        return None
+    value = told.get("license", told.get("licence"))
+    value = told.get("license_name", value) if value == "other" else value  # as cards on the hub have it
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value or "").strip() or None
 
 
 def _versions() -> dict[str, str]:
@@ -205,4 +242,4 @@ def with_versions(metadata: Metadata, versions: Mapping[str, str]) -> Metadata:
     return replace(metadata, versions={**metadata.versions, **versions})
 
 
-__all__ = ["describe", "natural_size", "picture_contract", "weights_sha256", "with_versions"]
+__all__ = ["describe", "licence_of", "natural_size", "picture_contract", "weights_sha256", "with_versions"]

@@ -12,6 +12,8 @@ from mobilevitv2.errors import ConfigurationError, MissingDependency
 from mobilevitv2.export.formats import FORMATS, PRECISIONS, ExportFormat, get_format
 
 ENDINGS = {fmt.suffix: name for name, fmt in FORMATS.items()}
+WITH_WEIGHT_BITS = ("onnx", "openvino")
+"""The formats of the package's own quantisation; other libraries always use 8 bits."""
 SMALLEST_FREE_SIDE = 128
 SIDE_STEP = 64
 """With a free height and width, sides are multiples of this: then no map has to be stretched to whole patches."""
@@ -91,20 +93,35 @@ def _told_format(path: Path) -> str:
 
 
 def check_precision(fmt: ExportFormat, precision: str, calibration: Any) -> None:
-    """Refuse precisions that the format has not, and pictures where they do not belong, or are missing."""
+    """Refuse precisions that the format has not, and pictures and bits where they do not belong, or pictures that are missing."""
     if precision not in PRECISIONS:
         raise ConfigurationError(f"precision={precision!r} is unknown; there are {', '.join(PRECISIONS)}.")
     if precision not in fmt.offered:
         where = f"{fmt.name} with the delegate {fmt.delegate}" if fmt.delegate else fmt.name
         reason = f": {fmt.refused[precision]}" if precision in fmt.refused else ""
         raise ConfigurationError(f"precision={precision!r} is not offered for {where}{reason}. There are {', '.join(fmt.offered)}.")
-    if precision == "int8" and calibration is None:
+    data, bits = _data_and_bits(calibration)
+    if bits is not None and (precision != "int8" or fmt.name not in WITH_WEIGHT_BITS):
+        raise ConfigurationError(
+            f"weight_bits={bits} (--weight-bits) has no effect on precision={precision!r} of {fmt.name}; leave it out: it is for "
+            f"'int8' of {' and '.join(WITH_WEIGHT_BITS)}."
+        )
+    if precision == "int8" and data is None:
         raise ConfigurationError("precision='int8' needs pictures to measure ranges on; pass calibration (--calibrate DATA).")
-    if precision != "int8" and calibration is not None:
+    if precision != "int8" and data is not None:
         raise ConfigurationError(
             f"precision={precision!r} measures no ranges; leave calibration (--calibrate) out, or take "
             "precision='int8' (--precision int8)."
         )
+
+
+def _data_and_bits(calibration: Any) -> tuple[Any, int | None]:
+    if calibration is None:
+        return None, None
+    from mobilevitv2.export.quantise.calibration import Calibration
+
+    given = Calibration.of(calibration)
+    return given.data, given.weight_bits
 
 
 def check_path(path: Path, fmt: ExportFormat, overwrite: bool) -> None:

@@ -31,6 +31,7 @@ HELD_OUT = 4
 """One picture in so many is kept from the ranges, to measure the loss on."""
 SAMPLES = 8
 MOST_NAMED = 3
+SAFE_BITS = 7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,19 +42,21 @@ class Calibration:
         data: a folder of pictures, a data set of any layout that the package opens (its train split, or the first it has), a glob,
             a path, or pictures.
         pictures: at most so many are used, drawn evenly.
-        weight_bits: 7, or 8. Processors without VNNI (x86 before 2019) add products in 16 bits, which overflow with 8;
-            docs/quantisation.md has what 7 cost elsewhere.
+        weight_bits: 7 (where None), or 8, for ONNX and OpenVINO. Processors without VNNI (x86 before 2019) add products in 16 bits,
+            which overflow with 8; docs/quantisation.md has what 7 cost elsewhere.
     """
 
     data: Any
     pictures: int = 192
-    weight_bits: int = 7
+    weight_bits: int | None = None
 
     def __post_init__(self) -> None:
         if self.pictures < 1:
             raise ConfigurationError(f"pictures={self.pictures}; calibration needs 1 at least, and 100 to 300 serve best.")
-        if self.weight_bits not in (7, 8):
-            raise ConfigurationError(f"weight_bits={self.weight_bits}; it is 7, which every processor adds up right, or 8.")
+        if self.weight_bits not in (None, 7, 8):
+            raise ConfigurationError(
+                f"weight_bits={self.weight_bits} (--weight-bits); it is 7, which every processor adds up right, or 8."
+            )
 
     @classmethod
     def of(cls, given: Any) -> Calibration:
@@ -71,7 +74,7 @@ class Calibrated:
         skipped: what could not be read, each with the reason.
         samples: some of the held pictures as they were, to verify on.
         found: how many pictures there are in all.
-        weight_bits: as in `Calibration`.
+        weight_bits: 7 or 8, as in `Calibration`.
     """
 
     ranges: Array
@@ -79,7 +82,7 @@ class Calibrated:
     skipped: tuple[str, ...]
     samples: tuple[Image.Image, ...]
     found: int
-    weight_bits: int = 7
+    weight_bits: int = SAFE_BITS
 
     @property
     def note(self) -> str:
@@ -134,7 +137,7 @@ def read_calibration(calibration: Calibration, contract: PictureContract, *, tas
         skipped=tuple(skipped),
         samples=tuple(samples),
         found=len(readers),
-        weight_bits=calibration.weight_bits,
+        weight_bits=calibration.weight_bits or SAFE_BITS,
     )
 
 

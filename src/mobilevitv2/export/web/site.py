@@ -213,19 +213,17 @@ def _is_exported(source: Any) -> bool:
 
 def _exported(source: Any, path: Path, settings: dict[str, Any]) -> ExportReport:
     """Classifiers give probabilities; the others' raw answers, of which the page makes what it shows at the picture's size."""
-    from mobilevitv2.export.exporting import export
+    from mobilevitv2.export.exporting import export, source_name
+    from mobilevitv2.export.metadata import licence_of
 
     if isinstance(source, str | os.PathLike):
         from mobilevitv2.contract import load_model
 
-        name = os.fspath(source)
+        named: dict[str, Any] = {"source": source_name(source), "licence": licence_of(source)}
         model, processor = load_model(source, task=settings["task"])
-        shown = Path(name).name if os.path.exists(name) else name
     else:
-        model, processor, shown = source, None, None
-    return export(
-        model, path, format="onnx", processor=processor, source=shown, postprocessing=model.task == "classify", **settings
-    )
+        model, processor, named = source, None, {}
+    return export(model, path, format="onnx", processor=processor, postprocessing=model.task == "classify", **named, **settings)
 
 
 def _check_given(settings: dict[str, Any], source: Any) -> None:
