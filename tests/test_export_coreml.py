@@ -136,15 +136,6 @@ def test_operators_newer_than_the_target_are_refused(tmp_path: Path, monkeypatch
         coreml._check_target(older, operations)
 
 
-def test_a_package_that_cannot_be_read_back_is_told(tmp_path: Path) -> None:
-    program, path = program_of("classify"), tmp_path / "model.mlpackage"
-    write(program, path)
-    spec = path / "Data/com.apple.CoreML/model.mlmodel"
-    spec.write_bytes(spec.read_bytes().replace(b"CoreML6", b"CoreML9"))
-    with pytest.raises(WeightsError, match=r"model.mlpackage cannot be read back \(Missing block specialization"):
-        check(program, path)
-
-
 def test_the_report_holds_the_comparison(tmp_path: Path) -> None:
     from test_export_onnx import model_of
 
