@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import importlib
 import io
 import json
 import os
@@ -140,6 +141,19 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 0
+
+
+def test_an_installation_without_the_requirements_is_told_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def needy() -> int:
+        importlib.import_module("yaml")
+        return 0
+
+    monkeypatch.setitem(sys.modules, "yaml", None)  # as if it were not installed
+    monkeypatch.setitem(VERBS, "version", needy)
+    assert main(["version"]) == 1
+    assert "yaml is not installed, and this needs it" in capsys.readouterr().err
 
 
 def test_errors_of_the_program_itself_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         note(f"error: {_told(error)}")
         return BAD_USAGE if isinstance(error, ConfigurationError) else FAILED
+    except ModuleNotFoundError as error:
+        if debug or (error.name or "mobilevitv2").partition(".")[0] == "mobilevitv2":
+            raise
+        note(f"error: {error.name} is not installed, and this needs it; install the package with its requirements: pip install .")
+        return FAILED
     return code
 
 
