@@ -62,7 +62,10 @@ def test_a_signal_leaves_the_old_file_and_nothing_else(number: int, code: int, t
             assert running.wait(120) == code
         finally:
             running.kill()
-        lines = [line for line in running.stderr.read().splitlines() if "preprocessor_config" not in line]
+        said = running.stderr.read()
+        # The package's own lines: some exporters bring libraries that log a line of theirs when torch is imported.
+        lines = [line for line in said.splitlines() if line.startswith("mobilevitv2:") and "preprocessor_config" not in line]
+        assert "Traceback" not in said
         assert lines == ([f"mobilevitv2: {told}"] if told else [])
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
         "model.onnx": b"old",
