@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import re
 import statistics
 import tempfile
 import time
@@ -170,6 +171,12 @@ WRITERS = {".onnx": write_onnx, ".xml": write_openvino, ".pte": write_executorch
 RUNTIMES = {"onnxruntime": ".onnx", "openvino": ".xml", "openvino-bf16": ".xml", "executorch": ".pte", "litert": ".tflite"}
 
 
+def reason(error: Exception) -> str:
+    """In a line, without the place of the libraries."""
+    text = re.sub(r"/\S*/site-packages/", "", str(error).strip().splitlines()[0])
+    return f"{type(error).__name__}: {text[:160]}"
+
+
 def written(name: str, model: nn.Module, image: Tensor, path: Path) -> dict[str, Any]:
     """What is known of a file, from a run before or after writing it; a refusal is kept too."""
     told = path.with_name(f"{path.name}.json")
@@ -181,7 +188,7 @@ def written(name: str, model: nn.Module, image: Tensor, path: Path) -> dict[str,
         files = (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,)
         found["megabytes"] = sum(each.stat().st_size for each in files) / 1e6
     except Exception as error:  # a refusal is a row
-        found["refused"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}"
+        found["refused"] = reason(error)
     told.write_text(json.dumps(found))
     return found
 
@@ -237,7 +244,7 @@ def prepare(options: argparse.Namespace) -> tuple[list[Row], list[Run | None]]:
                     run = opened(runtime, path, image, options.threads)
                     row.difference = float(np.abs(run() - wanted).max() / np.abs(wanted).max())
             except Exception as error:
-                row.refused, run = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}", None
+                row.refused, run = reason(error), None
             rows.append(row)
             runs.append(run)
             print(f"prepared {runtime} {model_name} {row.refused}", flush=True)
