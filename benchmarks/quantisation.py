@@ -31,8 +31,8 @@ from mobilevitv2.export.program import build_program
 from mobilevitv2.export.quantise.arithmetic import Grid, best_grid, grid_over
 from mobilevitv2.export.quantise.calibration import Calibration, read_calibration
 from mobilevitv2.export.quantise.observing import Observed, observe
-from mobilevitv2.export.quantise.plan import Dialect, Plan, make_plan
-from mobilevitv2.export.quantise.quantising import NORMS, gelu_graph
+from mobilevitv2.export.quantise.plan import SILU, Dialect, Plan, make_plan
+from mobilevitv2.export.quantise.quantising import NORMS, with_cheap_silu
 from mobilevitv2.export.quantise.rewriting import with_quantised_values, with_quantised_weights
 from mobilevitv2.graph.builder import Builder
 from mobilevitv2.runtime.preprocessing import as_input
@@ -64,7 +64,7 @@ class Method:
     dialect: Dialect = "openvino"
     grid: Callable[[Observed], Grid] = squared
     bits: int = 7
-    gelu: bool | None = None
+    silu: tuple[str, ...] | None = None
     nothing_float: bool = False
 
 
@@ -75,7 +75,8 @@ METHODS: dict[str, Method | None] = {
     "int8, whole ranges": Method(grid=whole),
     f"int8, {KEPT} % of the values": Method(grid=percentile),
     "int8, nothing kept float": Method(nothing_float=True),
-    "int8, exact SiLU": Method(gelu=False),
+    "int8, SiLU as GELU alone": Method(silu=("gelu",)),
+    "int8, exact SiLU": Method(silu=()),
     "int8, 8-bit weights": Method(bits=8),
     "int8 for ONNX Runtime": Method(dialect="onnxruntime"),
 }
@@ -92,21 +93,21 @@ class Subject:
         self.name, self.data, self.contract = name, data, metadata.picture
         self.program = build_program(model, metadata, layout=fmt.layout)
         self.pixels: Array | None = None
-        self.seen: dict[tuple[Dialect, bool], tuple[Builder, dict[str, Observed]]] = {}
+        self.seen: dict[tuple[Dialect, tuple[str, ...]], tuple[Builder, dict[str, Observed]]] = {}
 
-    def looked_at(self, dialect: Dialect, gelu: bool) -> tuple[Builder, dict[str, Observed]]:
+    def looked_at(self, dialect: Dialect, silu: tuple[str, ...]) -> tuple[Builder, dict[str, Observed]]:
         """The float graph and its values on the calibration pictures."""
-        if (dialect, gelu) not in self.seen:
+        if (dialect, silu) not in self.seen:
             if self.pixels is None:
                 given = Calibration(data=self.data, pictures=CALIBRATION)
                 self.pixels = read_calibration(given, self.contract, task="classify").ranges
             inputs = [as_input(picture[None], self.contract, "NCHW") for picture in self.pixels]
             builder = graph_of(self.program, norms=NORMS[dialect]).builder
-            if gelu:
-                builder = gelu_graph(builder, inputs[:16], threads=1)
+            if silu:
+                builder, _ = with_cheap_silu(builder, inputs[:16], silu, threads=1)
             points = list(dict.fromkeys([*make_plan(builder, dialect).points(builder), *nothing_float(builder).points(builder)]))
-            self.seen[dialect, gelu] = builder, observe(builder, points, inputs, threads=1)
-        return self.seen[dialect, gelu]
+            self.seen[dialect, silu] = builder, observe(builder, points, inputs, threads=1)
+        return self.seen[dialect, silu]
 
     def graph(self, name: str) -> tuple[Builder, Dialect]:
         """The graph of a method, and for whom."""
@@ -114,8 +115,7 @@ class Subject:
         if method is None:
             builder = graph_of(self.program, norms=NORMS["openvino"]).builder
             return (builder if name == "float32" else with_quantised_weights(builder, lambda _: True)), "openvino"
-        gelu = method.dialect == "openvino" if method.gelu is None else method.gelu
-        builder, seen = self.looked_at(method.dialect, gelu)
+        builder, seen = self.looked_at(method.dialect, SILU[method.dialect] if method.silu is None else method.silu)
         plan = nothing_float(builder) if method.nothing_float else make_plan(builder, method.dialect)
         grids = {value: method.grid(seen[value]) for value in plan.points(builder)}
         means = {value: found.channel_means for value, found in seen.items()}

@@ -30,6 +30,7 @@ def program_of(
     precision: str = "fp32",
     postprocessing: str | None = None,
     channel_order: str = "RGB",
+    dynamic: tuple[str, ...] = (),
     **options: Any,
 ) -> Program:
     """A program of a random model with ten classes."""
@@ -37,7 +38,8 @@ def program_of(
     kind, usual = CLASSES[task]
     model = randomise(kind(small_config(**options)))
     postprocessing = postprocessing or usual
-    shape = (1, *size, 3) if inside or layout == "NHWC" else (1, 3, *size)
+    batch = "batch" if "batch" in dynamic else 1
+    shape = (batch, *size, 3) if inside or layout == "NHWC" else (batch, 3, *size)
     metadata = Metadata(
         task=task,
         labels=tuple(f"class {index}" for index in range(10)),
@@ -50,7 +52,7 @@ def program_of(
         postprocessing=postprocessing,
         activation="softmax",
         precision=precision,
-        dynamic=(),
+        dynamic=dynamic,
         source="random weights",
         licence="none",
         weights_sha256="0" * 64,

@@ -69,7 +69,7 @@ def test_it_answers_as_the_int8_file(dialect: str):
     plain, processor = load_model("mobilevitv2-0.75-objects112")  # at random weights roundings cancel
     images = torch.stack(pictures(12))
     fmt = get_format("onnx")
-    options = {"size": (64, 64), "dynamic": (), "preprocessing": False, "postprocessing": False, "suppression": None}
+    options = {"size": (64, 64), "dynamic": ("batch",), "preprocessing": False, "postprocessing": False, "suppression": None}
     metadata = describe(plain, processor, fmt, precision="int8", source="", licence=None, **options)
     pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     graph = quantised_graph(build_program(plain, metadata, layout="NCHW"), pixels, dialect, threads=1)

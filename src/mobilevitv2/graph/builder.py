@@ -83,6 +83,21 @@ class Builder:
         self._output_names[value] = name
         self._outputs.append(protobuf.value_info(name, dtype, shape, meaning))
 
+    def reduced_to(self, values: Mapping[str, str]) -> Builder:
+        """A graph of what these values need and no more, which gives them under new names; tensors are shared."""
+        made = Builder()
+        made._inputs, made._taken = list(self._inputs), Counter(self._taken)
+        needed = set(values)
+        for node in reversed(self.nodes):
+            if needed.intersection(node.outputs):
+                needed.update(node.inputs)
+                made.nodes.append(node)
+        made.nodes.reverse()
+        made.tensors = {name: tensor for name, tensor in self.tensors.items() if name in needed}
+        for value, name in values.items():
+            made.output(made.add("Identity", value), name, "float32", (), "")
+        return made
+
     def to_bytes(self, *, producer: str, version: str, metadata: Mapping[str, str]) -> bytes:
         """The file."""
         renamed = self._output_names

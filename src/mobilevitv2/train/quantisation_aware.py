@@ -3,9 +3,9 @@
 What is rounded is what `mobilevitv2.export.quantise` rounds, in the same way: what convolutions and the additions of inverted
 residuals read, to 8 bits on one grid each, found on pictures as the export finds it; weights by output channel to 7 bits, with the
 biases making up for the shift of the means; for ONNX Runtime also what convolutions and the sigmoids of SiLU write. For OpenVINO
-SiLU is the scaled GELU of the file. Attention's key, softmax, sums over tokens, norms, the residual stream of the transformers and
-the classifier's matrix stay float. Gradients pass a rounding as if it were not there, and stop where a value was cut off (Jacob and
-others, arXiv 1712.05877; Krishnamoorthi, arXiv 1806.08342).
+SiLU is the hard swish or GELU of the file. Attention's key, softmax, sums over tokens, norms, the residual stream of the
+transformers and the classifier's matrix stay float. Gradients pass a rounding as if it were not there, and stop where a value was
+cut off (Jacob and others, arXiv 1712.05877; Krishnamoorthi, arXiv 1806.08342).
 
 Batch norms are folded into the convolutions with the statistics that they came with, and those stay as they are: what is rounded is
 then the weight that the file holds, and nothing depends on the batch ("static folding", which Nagel and others, arXiv 2106.08295,
@@ -25,8 +25,9 @@ from torch.nn import functional as F
 from mobilevitv2.backbone import MobileViTV2PreTrainedModel
 from mobilevitv2.blocks import Activation, ConvNormAct, InvertedResidual, MobileViTV2Block, SeparableSelfAttention, TransformerLayer
 from mobilevitv2.errors import ConfigurationError
-from mobilevitv2.export.quantise.plan import Dialect
-from mobilevitv2.export.quantise.silu import fitted_factor
+from mobilevitv2.export.quantise.matching import FOR_LINES, LEAST_VARIANCE, MAP_AXES
+from mobilevitv2.export.quantise.plan import Dialect, silu_functions
+from mobilevitv2.export.quantise.silu import Form, fitted_forms
 from mobilevitv2.train.rounding import Rounded, RoundedRows
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,10 @@ class RoundedUnit(ConvNormAct):
         self.writes = Rounded() if dialect == "onnxruntime" else None
         self._before = (before,)  # in a tuple: it is registered where it was
         if unit.activation is not None and _is_silu(unit.activation):
-            self.activation = RoundedSilu() if dialect == "onnxruntime" else ScaledGelu()
+            self.activation = RoundedSilu() if dialect == "onnxruntime" else CheapSilu()
+        self.matching = False
+        self.line: Tensor | None
+        self.register_buffer("line", None, persistent=False)
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Weight and bias with the norms inside, float."""
@@ -64,24 +68,43 @@ class RoundedUnit(ConvNormAct):
         convolution = self.convolution
         weight, bias = self.rows(*self.folded())
         x = F.conv2d(self.reads(x), weight, bias, convolution.stride, convolution.padding, convolution.dilation, convolution.groups)
+        if self.matching:
+            plain, changed = x.chunk(2)
+            self.line = _fitted_line(changed, plain)
+            x = torch.cat([plain, self._lined(changed)])
+        elif self.line is not None:
+            x = self._lined(x)
         if self.writes is not None:
             x = self.writes(F.relu(x) if self.activation is F.relu else x)
         return x if self.activation is None else self.activation(x)
 
+    def _lined(self, x: Tensor) -> Tensor:
+        assert self.line is not None
+        return x * self.line[:1] + self.line[1:]
 
-class ScaledGelu(nn.Module):
-    """SiLU as OpenVINO's file has it, gelu(c x) / c; exact until c was fitted."""
+
+class CheapSilu(nn.Module):
+    """SiLU as OpenVINO's file has it, a hard swish or GELU of c x over c; exact until a form was fitted."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen = Rounded()
-        self.factor: float | None = None
+        self.form: Form | None = None
+        self.matching = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape."""
-        if self.factor is None:
+        if self.form is None:
             return F.silu(self.seen(x))
-        return F.gelu(self.factor * x) / self.factor
+        if self.matching:
+            plain, changed = x.chunk(2)
+            return torch.cat([F.silu(plain), _calculated(self.form, changed)])
+        return _calculated(self.form, x)
+
+
+def _calculated(form: Form, x: Tensor) -> Tensor:
+    function = F.hardswish if form.function == "hardswish" else F.gelu
+    return function(form.factor * x) / form.factor
 
 
 class RoundedSilu(nn.Module):
@@ -197,7 +220,7 @@ def quantisation_aware(model: nn.Module, pictures: Sequence[Tensor], dialect: Di
     _replace(model, dialect)
     training = model.training
     model.eval()
-    _find_grids(model, pictures)
+    _find_grids(model, pictures, silu_functions(dialect, model.task))
     model.train(training)
     places = sum(isinstance(module, Rounded) and module.grid is not None for module in model.modules())
     logger.info("rounding as %s's int8 files do, at %d places; grids from %d pictures", dialect, places, len(pictures))
@@ -243,13 +266,14 @@ def _put(parent: nn.Module, name: str, child: nn.Module) -> None:
 
 
 @torch.no_grad()  # not inference mode: what is found here takes part in gradients
-def _find_grids(model: nn.Module, pictures: Sequence[Tensor]) -> None:
-    gelus = [module for module in model.modules() if isinstance(module, ScaledGelu)]
-    fitted = [gelu.seen for gelu in gelus]
-    _look(model, pictures[: PICTURES // 4], fitted)
-    for gelu in gelus:
-        gelu.factor = fitted_factor(gelu.seen.sample())
-        gelu.seen = Rounded()
+def _find_grids(model: nn.Module, pictures: Sequence[Tensor], functions: Sequence[str]) -> None:
+    activations = {name: module for name, module in model.named_modules() if isinstance(module, CheapSilu)}
+    _look(model, pictures[: PICTURES // 4], [each.seen for each in activations.values()])
+    forms = fitted_forms({name: (each.seen.sample(), each.seen.size) for name, each in activations.items()}, functions)
+    for name, form in forms.items():
+        activations[name].form, activations[name].seen = form, Rounded()
+    if forms:
+        _match(model, pictures[:FOR_LINES])
     places = [module for module in model.modules() if isinstance(module, Rounded)]
     _look(model, pictures, places)
     for module in model.modules():
@@ -257,6 +281,24 @@ def _find_grids(model: nn.Module, pictures: Sequence[Tensor]) -> None:
             module.rows.settle(module.folded()[0], module.reads.means())
     for place in places:
         place.settle()
+
+
+def _match(model: nn.Module, pictures: Sequence[Tensor]) -> None:
+    """The lines of `mobilevitv2.export.quantise.matching`: of a batch the first half takes SiLU, the second what replaces it."""
+    modules = [module for module in model.modules() if isinstance(module, RoundedUnit | CheapSilu)]
+    for module in modules:
+        module.matching = True
+    model(pixel_values=torch.stack([*pictures, *pictures]).to(next(model.parameters()).device))
+    for module in modules:
+        module.matching = False
+
+
+def _fitted_line(x: Tensor, y: Tensor) -> Tensor:
+    """Slope and shift by channel, (2, C, 1, 1), with which x comes nearest to y."""
+    means = [each.mean(MAP_AXES, keepdim=True) for each in (x, y)]
+    covariance = ((x - means[0]) * (y - means[1])).mean(MAP_AXES, keepdim=True)
+    slope = covariance / ((x - means[0]).square().mean(MAP_AXES, keepdim=True) + LEAST_VARIANCE)
+    return torch.cat([slope, means[1] - slope * means[0]])
 
 
 def _look(model: nn.Module, pictures: Sequence[Tensor], places: list[Rounded]) -> None:

@@ -30,6 +30,7 @@ class Rounded(nn.Module):
         self.samples: list[np.ndarray[Any, Any]] = []
         self.sums: Tensor | None = None
         self.pictures = 0
+        self.size = 0
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape."""
@@ -43,6 +44,7 @@ class Rounded(nn.Module):
         self.lows.append(float(x.min()))
         self.highs.append(float(x.max()))
         flat = x.reshape(-1)
+        self.size = flat.numel() // len(x)
         # The same draw for every place of this size: one value at two places is rounded on one grid, so that the second rounding
         # changes nothing.
         generator = torch.Generator().manual_seed(flat.numel())

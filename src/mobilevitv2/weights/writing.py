@@ -151,7 +151,9 @@ def _check_target(target: Path, to: Format, overwrite: bool) -> None:
             raise ConfigurationError(f"{target} is a folder, but {to} weights are one file; name a file.")
         taken = target.exists()
     if taken and not overwrite:
-        raise ConfigurationError(f"{target} exists already and was left as it is; name another target, or ask to overwrite it.")
+        raise ConfigurationError(
+            f"{target} exists already and was left as it is; name another target, or pass overwrite=True (--overwrite)."
+        )
 
 
 def _source(src: str | os.PathLike[str]) -> tuple[Path, WeightRecord | None]:

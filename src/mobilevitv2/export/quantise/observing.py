@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -29,18 +28,21 @@ class Observed:
         lows, highs: of each picture.
         samples: some of its values, drawn evenly.
         means: of each channel (axis 1), summed over pictures.
+        size: the number of its values for a picture.
     """
 
     lows: list[float] = field(default_factory=list)
     highs: list[float] = field(default_factory=list)
     samples: list[Array] = field(default_factory=list)
     means: Array | float = 0.0
+    size: int = 0
 
     def add(self, value: Array, generator: np.random.Generator) -> None:
         """Look at the value of one picture, (1, C, ...)."""
         self.lows.append(float(value.min()))
         self.highs.append(float(value.max()))
         flat = value.reshape(-1)
+        self.size = flat.size
         self.samples.append(flat if flat.size <= SAMPLE else flat[generator.integers(0, flat.size, SAMPLE)])
         self.means = self.means + value.mean(axis=(0, *range(2, value.ndim)), dtype=np.float64)
 
@@ -61,11 +63,9 @@ def observe(builder: Builder, points: Sequence[str], inputs: Iterable[Array], *,
     Raises:
         MissingDependency: neither ONNX Runtime nor OpenVINO is installed.
     """
-    watched = copy.deepcopy(builder)
     names = {f"observed_{number}": point for number, point in enumerate(points)}
-    for name, point in names.items():
-        watched.output(watched.add("Identity", point), name, "float32", (), "")
-    engine = _engine(watched.to_bytes(producer="mobilevitv2", version="", metadata={}), threads)
+    watched = builder.reduced_to({point: name for name, point in names.items()})
+    engine = open_graph(watched, threads)
     found = {point: Observed() for point in points}
     generator = np.random.default_rng(0)
     for image in inputs:
@@ -75,7 +75,13 @@ def observe(builder: Builder, points: Sequence[str], inputs: Iterable[Array], *,
     return found
 
 
-def _engine(content: bytes, threads: int | None) -> Engine:
+def open_graph(builder: Builder, threads: int | None = None) -> Engine:
+    """A graph in whichever runtime is there.
+
+    Raises:
+        MissingDependency: neither ONNX Runtime nor OpenVINO is installed.
+    """
+    content = builder.to_bytes(producer="mobilevitv2", version="", metadata={})
     if find_spec("onnxruntime") is not None:
         from mobilevitv2.runtime.with_onnxruntime import open_bytes
 

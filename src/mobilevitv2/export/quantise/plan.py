@@ -34,6 +34,11 @@ FLOAT_PARTS = {
 }
 """Convolutions that stay float, by the end of their name, with the reason."""
 
+SILU: dict[Dialect, tuple[str, ...]] = {"onnxruntime": (), "openvino": ("hardswish", "gelu")}
+"""What may stand for SiLU, cheapest first (`mobilevitv2.export.quantise.silu`)."""
+NEAREST_FOR = "detect"
+"""The task for which only the nearest of them is taken: with a hard swish, boxes lose more than a point (docs/quantisation.md)."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -84,6 +89,11 @@ def make_plan(builder: Builder, dialect: Dialect, *, float_parts: Iterable[str] 
     rectified = _rectified(builder, integer)
     writers = [*(rectified.get(node.name, node) for node in integer), *gates, *joints]
     return Plan(_names([*integer, *gates, *joints]), _names(writers), integer_bias=True)
+
+
+def silu_functions(dialect: Dialect, task: str) -> tuple[str, ...]:
+    """What may stand for SiLU in a file for this runtime; nothing: SiLU stays what it is."""
+    return SILU[dialect][-1:] if task == NEAREST_FOR else SILU[dialect]
 
 
 def _names(nodes: Iterable[Node]) -> frozenset[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,11 @@ import numpy as np
 import mobilevitv2
 from mobilevitv2.export.graphs import graph_of
 from mobilevitv2.export.quantise.arithmetic import best_grid
+from mobilevitv2.export.quantise.matching import FOR_LINES, matched
 from mobilevitv2.export.quantise.observing import observe
-from mobilevitv2.export.quantise.plan import FLOAT_PARTS, Dialect, make_plan
+from mobilevitv2.export.quantise.plan import FLOAT_PARTS, Dialect, make_plan, silu_functions
 from mobilevitv2.export.quantise.rewriting import with_quantised_values, with_quantised_weights
-from mobilevitv2.export.quantise.silu import fitted_factor, silu_inputs, with_gelu
+from mobilevitv2.export.quantise.silu import fitted_forms, silu_inputs, with_forms
 from mobilevitv2.runtime.metadata import METADATA_KEY
 from mobilevitv2.runtime.preprocessing import as_input
 from mobilevitv2.text_table import counted
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 NORMS: dict[Dialect, str] = {"onnxruntime": "instance", "openvino": "moments"}
-FOR_FACTORS = 16
-"""Pictures for the factors of GELU."""
+FOR_FORMS = 16
+"""Pictures for choosing them."""
 
 
 @dataclass(frozen=True)
@@ -53,18 +54,18 @@ def quantised_graph(
     dialect: Dialect,
     *,
     weight_bits: int = 7,
-    gelu: bool | None = None,
+    silu: Sequence[str] | None = None,
     float_parts: Collection[str] = tuple(FLOAT_PARTS),
     threads: int | None = None,
 ) -> QuantisedGraph:
     """The program with 8-bit weights, and, where pictures are given, 8-bit values.
 
     Args:
-        program: of precision "int8" or "int8-weights".
+        program: of precision "int8" or "int8-weights", with a free batch.
         pixels: uint8 (n, height, width, 3), cut as the file's contract says; None for weights alone.
         dialect: of the runtime that is to be fast.
         weight_bits: 8 or 7.
-        gelu: SiLU as a scaled GELU; None for where that pays, OpenVINO.
+        silu: functions that may stand for SiLU, "hardswish" and "gelu"; None for those that pay with the runtime.
         float_parts: ends of names of convolutions that stay float.
         threads: for the runs that measure ranges.
 
@@ -77,9 +78,10 @@ def quantised_graph(
         return _finished(
             with_quantised_weights(builder, lambda _: True), program, {"weights": "int8 by channel", "values": "float"}
         )
-    as_gelu = dialect == "openvino" if gelu is None else gelu
-    if as_gelu:
-        builder = gelu_graph(builder, list(_inputs(program, pixels[:FOR_FACTORS])), threads=threads)
+    functions = silu_functions(dialect, program.task) if silu is None else silu
+    forms: Counter[str] = Counter()
+    if functions:
+        builder, forms = with_cheap_silu(builder, list(_inputs(program, pixels[:FOR_FORMS])), functions, threads=threads)
     plan = make_plan(builder, dialect, float_parts=float_parts)
     observed = observe(builder, plan.points(builder), _inputs(program, pixels), threads=threads)
     grids = {value: best_grid(min(found.lows), max(found.highs), found.sample) for value, found in observed.items()}
@@ -87,16 +89,21 @@ def quantised_graph(
     summary = {
         "weights": f"int8 by channel, {weight_bits} bits of it used",
         "values": f"uint8, {len(grids)} ranges from {counted(len(pixels), 'picture')}",
-        "silu": "as a scaled GELU" if as_gelu else "exact",
+        "silu": ", ".join(f"{count} as {function}" for function, count in forms.items()) or "exact",
         "float_parts": list(float_parts),
     }
     return _finished(with_quantised_values(builder, plan, grids, means, weight_bits=weight_bits), program, summary)
 
 
-def gelu_graph(builder: Builder, inputs: list[Array], *, threads: int | None = None) -> Builder:
-    """The graph with every SiLU behind a convolution as a GELU that is fitted to its values."""
+def with_cheap_silu(
+    builder: Builder, inputs: list[Array], functions: Sequence[str], *, threads: int | None = None
+) -> tuple[Builder, Counter[str]]:
+    """The graph with other functions for every SiLU behind a convolution, fitted to its values; how many of each."""
     places = observe(builder, list(silu_inputs(builder)), inputs, threads=threads)
-    return with_gelu(builder, {value: fitted_factor(found.sample) for value, found in places.items()})
+    forms = fitted_forms({value: (found.sample, found.size) for value, found in places.items()}, functions)
+    factors = {value: form.factor for value, form in forms.items()}
+    made = matched(builder, with_forms(builder, forms), factors, inputs[:FOR_LINES], threads=threads)
+    return made, Counter(form.function for form in forms.values())
 
 
 def _inputs(program: Program, pixels: Array) -> Iterator[Array]:

@@ -1,24 +1,38 @@
-"""SiLU as a scaled GELU: x sigmoid(x) is nearly gelu(c x) / c for c about 0.6, and c goes into the convolution before it.
+"""SiLU as functions that cost less: OpenVINO's integer convolutions spend half of their time on its exponential and division.
 
-OpenVINO's integer convolutions spend half of their time on the exponential and the division of SiLU; its GELU is a polynomial. The
-two differ by .025 to .040 at most for c from .56 to .60. c is fitted to each place's values.
+x sigmoid(x) is nearly gelu(c x) / c for c about 0.6, a polynomial there (.025 to .040 apart at most), and roughly
+hardswish(c x) / c for c about 1.15, two comparisons (.18 apart at most, at 3 / c). c is fitted to each place's values and goes
+into the convolution before it.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mobilevitv2.graph.builder import Builder, Node
 
 Array = np.ndarray[Any, Any]
-CANDIDATES = np.linspace(0.50, 0.70, 21)
+CANDIDATES = {"hardswish": np.linspace(0.90, 1.30, 41), "gelu": np.linspace(0.50, 0.70, 21)}
+"""Values of c, by function; the cheapest function first."""
+LIMITS = {"hardswish": 0.07, "gelu": math.inf}
+"""The largest error, as a share of the spread of x sigmoid(x), with which a function is taken. Wide maps have .05 to .06 with the
+hard swish; in the feed-forward networks of transformers, where most values are negative, it has .08 to .25."""
+LEAST_SHARE = 0.04
+"""Of all values that SiLUs take for a picture: with less at one place there is no time to win."""
 _POINTS = np.linspace(-6, 6, 6001)
 _ERF = np.array([math.erf(point) for point in _POINTS])
+
+
+class Form(NamedTuple):
+    """function(factor * x) / factor."""
+
+    function: str
+    factor: float
 
 
 def silu_inputs(builder: Builder) -> dict[str, Node]:
@@ -39,29 +53,49 @@ def silu_inputs(builder: Builder) -> dict[str, Node]:
     return found
 
 
-def fitted_factor(sample: Array) -> float:
-    """The c with the least squared error of gelu(c x) / c against x sigmoid(x) on a sample of x."""
+def fitted_forms(places: Mapping[str, tuple[Array, int]], functions: Sequence[str] = tuple(CANDIDATES)) -> dict[str, Form]:
+    """For each place the first of the functions that is near enough, with the c of the least squared error.
+
+    Small maps, where there is no time to win, take the last function, the nearest one.
+
+    Args:
+        places: a sample of x and the number of its values for a picture, by name.
+        functions: of `CANDIDATES`, in that order.
+    """
+    least = LEAST_SHARE * sum(size for _, size in places.values())
+    return {name: _fitted(sample, functions if size >= least else functions[-1:]) for name, (sample, size) in places.items()}
+
+
+def _fitted(sample: Array, functions: Sequence[str]) -> Form:
     x = sample.astype(np.float64)
     truth = x / (1 + np.exp(-np.clip(x, -500, 500)))
-    errors = [float(np.square(_gelu(c * x) / c - truth).mean()) for c in CANDIDATES]
-    return float(CANDIDATES[int(np.argmin(errors))])
+    for function in functions:
+        factors = CANDIDATES[function]
+        errors = [float(np.square(_value(function, c * x) / c - truth).mean()) for c in factors]
+        best = int(np.argmin(errors))
+        if math.sqrt(errors[best]) <= LIMITS[function] * truth.std():
+            break
+    return Form(function, float(factors[best]))
 
 
-def _gelu(x: Array) -> Array:
-    value: Array = 0.5 * x * (1 + np.interp(x / math.sqrt(2), _POINTS, _ERF))
+def _value(function: str, x: Array) -> Array:
+    value: Array = (
+        x * np.clip(x / 6 + 0.5, 0, 1) if function == "hardswish" else 0.5 * x * (1 + np.interp(x / math.sqrt(2), _POINTS, _ERF))
+    )
     return value
 
 
-def with_gelu(builder: Builder, factors: Mapping[str, float]) -> Builder:
-    """The graph with SiLU as GELU.
+def with_forms(builder: Builder, forms: Mapping[str, Form]) -> Builder:
+    """The graph with other functions in the place of SiLU.
 
     Args:
         builder: of the float graph; stays as it is.
-        factors: c for inputs of SiLU, by name, as `silu_inputs` names them.
+        forms: for inputs of SiLU, by name, as `silu_inputs` names them.
     """
     made = copy.deepcopy(builder)
-    products = {node.name: (value, factors[value]) for value, node in silu_inputs(made).items() if value in factors}
-    gates = {node.inputs[1] for node in silu_inputs(made).values() if node.inputs[0] in factors}
+    places = silu_inputs(made)
+    products = {node.name: value for value, node in places.items() if value in forms}
+    gates = {node.inputs[1] for node in places.values() if node.inputs[0] in forms}
     makers = {node.outputs[0]: node for node in made.nodes}
     nodes, made.nodes = made.nodes, []
     for node in nodes:
@@ -70,11 +104,13 @@ def with_gelu(builder: Builder, factors: Mapping[str, float]) -> Builder:
         if node.name not in products:
             made.nodes.append(node)
             continue
-        value, factor = products[node.name]
+        value = products[node.name]
+        function, factor = forms[value]
         for name in makers[value].inputs[1:3]:
             made.tensors[name] = (made.tensors[name] * factor).astype(np.float32)
         made.scope = node.name.rpartition("/")[0]
-        made.nodes.append(Node("Mul", node.name, (_plain_gelu(made, value), made.constant(1 / factor)), node.outputs, {}))
+        changed = made.add("HardSwish", value) if function == "hardswish" else _plain_gelu(made, value)
+        made.nodes.append(Node("Mul", node.name, (changed, made.constant(1 / factor)), node.outputs, {}))
     return made
 
 
