@@ -3,13 +3,14 @@
     calibration.py   the pictures, from folders, files and data sets
     arithmetic.py    numbers to 8 bits and back
     observing.py     what a graph's values are on pictures
-    silu.py          SiLU as a scaled GELU, which OpenVINO calculates in half the time
+    silu.py          SiLU as a hard swish or GELU, which OpenVINO calculates in half the time
+    matching.py      convolutions that make up for that
     plan.py          what is quantised for which runtime, and what stays float
     rewriting.py     QuantizeLinear and DequantizeLinear in a graph
     quantising.py    from a program and pictures to a graph
-    loss.py          what it costs, on pictures that were not used for the ranges
+    litert_*.py, executorch_*.py   the same lists and ranges for the libraries of these formats
 
-Nothing here needs a quantisation library: the graphs are the package's own, and the runtimes read QuantizeLinear.
+ONNX and OpenVINO need no quantisation library: the graphs are the package's own, and the runtimes read QuantizeLinear.
 """
 
 from __future__ import annotations
