@@ -262,6 +262,17 @@ def test_convolutions_make_up_for_another_function():
     assert np.square(better - truth).mean() < 0.5 * np.square(worse - truth).mean()
 
 
+@needs_onnx
+def test_channels_that_one_picture_shows_at_one_place_keep_their_weights():
+    builder = graph_of(program_of("classify", size=(32, 32), dynamic=("batch",)), merged=True).builder
+    forms = dict.fromkeys(silu_inputs(builder), Form("gelu", 0.5875))
+    changed = with_forms(builder, forms)
+    picture = np.random.default_rng(0).random((1, 3, 32, 32), dtype=np.float32)
+    mended = matched(builder, changed, dict.fromkeys(forms, 0.5875), [picture], threads=1)
+    name = next(node.inputs[1] for node in builder.nodes if part_of(node).endswith("layer.4.downsampling_layer.reduce_1x1"))
+    assert np.allclose(mended.tensors[name], changed.tensors[name], rtol=1e-6)  # of a map of 1 x 1: no line goes through one point
+
+
 def test_float_parts_stay_float():
     builder = graph_of(program_of("classify")).builder
     for dialect in ("onnxruntime", "openvino"):

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from mobilevitv2.backbone import MobileViTV2PreTrainedModel
 from mobilevitv2.blocks import Activation, ConvNormAct, InvertedResidual, MobileViTV2Block, SeparableSelfAttention, TransformerLayer
 from mobilevitv2.errors import ConfigurationError
-from mobilevitv2.export.quantise.matching import FOR_LINES, LEAST_VARIANCE, MAP_AXES
+from mobilevitv2.export.quantise.matching import FOR_LINES, LITTLE_VARIANCE, MAP_AXES
 from mobilevitv2.export.quantise.plan import Dialect, silu_functions
 from mobilevitv2.export.quantise.silu import Form, fitted_forms
 from mobilevitv2.train.rounding import Rounded, RoundedRows
@@ -297,7 +297,8 @@ def _fitted_line(x: Tensor, y: Tensor) -> Tensor:
     """Slope and shift by channel, (2, C, 1, 1), with which x comes nearest to y."""
     means = [each.mean(MAP_AXES, keepdim=True) for each in (x, y)]
     covariance = ((x - means[0]) * (y - means[1])).mean(MAP_AXES, keepdim=True)
-    slope = covariance / ((x - means[0]).square().mean(MAP_AXES, keepdim=True) + LEAST_VARIANCE)
+    variance = (x - means[0]).square().mean(MAP_AXES, keepdim=True)
+    slope = (covariance + LITTLE_VARIANCE) / (variance + LITTLE_VARIANCE)
     return torch.cat([slope, means[1] - slope * means[0]])
 
 

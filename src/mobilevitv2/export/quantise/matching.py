@@ -17,7 +17,8 @@ from mobilevitv2.graph.builder import Builder, Node
 Array = np.ndarray[Any, Any]
 MAP_AXES = (0, 2, 3)
 CHANGED = "changed/"
-LEAST_VARIANCE = 1e-6
+LITTLE_VARIANCE = 1e-4
+"""Channels that vary no more than this, such as those of 1x1 maps of one picture, are shifted alone: their slope goes to 1."""
 FOR_LINES = 8
 """Pictures for making up for them: all go through both graphs at once, so that more would take much memory for little."""
 
@@ -82,5 +83,6 @@ def _fitted_line(both: Builder, x: str, y: str) -> _Line:
     means = [both.add("ReduceMean", each, axes) for each in (x, y)]
     apart_x, apart_y = (both.add("Sub", each, mean) for each, mean in zip((x, y), means, strict=True))
     covariance, variance = (both.add("ReduceMean", both.add("Mul", apart_x, each), axes) for each in (apart_y, apart_x))
-    slope = both.add("Div", covariance, both.add("Add", variance, both.constant(LEAST_VARIANCE)))
+    little = both.constant(LITTLE_VARIANCE)
+    slope = both.add("Div", both.add("Add", covariance, little), both.add("Add", variance, little))
     return _Line(slope, both.add("Sub", means[1], both.add("Mul", slope, means[0])))
