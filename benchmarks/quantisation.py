@@ -34,6 +34,7 @@ from mobilevitv2.export.quantise.observing import Observed, observe
 from mobilevitv2.export.quantise.plan import SILU, Dialect, Plan, make_plan
 from mobilevitv2.export.quantise.quantising import NORMS, with_cheap_silu
 from mobilevitv2.export.quantise.rewriting import with_quantised_values, with_quantised_weights
+from mobilevitv2.export.quantise.silu import FOR_FORMS
 from mobilevitv2.graph.builder import Builder
 from mobilevitv2.runtime.preprocessing import as_input
 
@@ -104,7 +105,7 @@ class Subject:
             inputs = [as_input(picture[None], self.contract, "NCHW") for picture in self.pixels]
             builder = graph_of(self.program, norms=NORMS[dialect]).builder
             if silu:
-                builder, _ = with_cheap_silu(builder, inputs[:16], silu, threads=1)
+                builder, _ = with_cheap_silu(builder, inputs[:FOR_FORMS], silu, threads=1)
             points = list(dict.fromkeys([*make_plan(builder, dialect).points(builder), *nothing_float(builder).points(builder)]))
             self.seen[dialect, silu] = builder, observe(builder, points, inputs, threads=1)
         return self.seen[dialect, silu]

@@ -18,15 +18,15 @@ from typing import Any
 
 import numpy as np
 from export_samples import read_sample
-from quantisation_sensitivity import program_of
+from quantisation_sensitivity import error, program_of
 
 from mobilevitv2.export.graphs import graph_of
 from mobilevitv2.export.quantise.calibration import Calibration, read_calibration
-from mobilevitv2.export.quantise.matching import FOR_LINES, matched
+from mobilevitv2.export.quantise.matching import matched
 from mobilevitv2.export.quantise.observing import observe, open_graph
 from mobilevitv2.export.quantise.plan import SILU
-from mobilevitv2.export.quantise.quantising import FOR_FORMS, quantised_graph
-from mobilevitv2.export.quantise.silu import fitted_forms, silu_inputs, with_forms
+from mobilevitv2.export.quantise.quantising import quantised_graph
+from mobilevitv2.export.quantise.silu import FOR_FORMS, fitted_forms, silu_inputs, with_forms
 from mobilevitv2.graph.builder import Builder
 from mobilevitv2.runtime.engines import Engine
 from mobilevitv2.runtime.preprocessing import as_input
@@ -89,15 +89,11 @@ def float_graphs(builder: Builder, functions: tuple[str, ...], inputs: list[Arra
     forms = fitted_forms({value: (found.sample, found.size) for value, found in places.items()}, functions)
     replaced = with_forms(builder, forms)
     factors = {value: form.factor for value, form in forms.items()}
-    return replaced, matched(builder, replaced, factors, inputs[:FOR_LINES], threads=1)
+    return replaced, matched(builder, replaced, factors, inputs, threads=1)
 
 
 def answers(engine: Engine, inputs: list[Array]) -> Array:
     return np.concatenate([next(iter(engine.run(image).values())) for image in inputs])
-
-
-def error(found: Array, truth: Array) -> float:
-    return float(np.sqrt(np.square(found - truth).mean()) / truth.std())
 
 
 def in_turn(engines: dict[str, Engine], image: Array) -> dict[str, float]:

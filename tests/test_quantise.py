@@ -24,6 +24,7 @@ from mobilevitv2.export.quantise.calibration import Calibration, read_calibratio
 from mobilevitv2.export.quantise.matching import matched
 from mobilevitv2.export.quantise.observing import observe, open_graph
 from mobilevitv2.export.quantise.plan import make_plan, part_of, silu_functions
+from mobilevitv2.export.quantise.quantising import quantised_graph
 from mobilevitv2.export.quantise.silu import Form, fitted_forms, silu_inputs, with_forms
 from mobilevitv2.export.samples import _photographs, made_picture
 from mobilevitv2.graph.builder import Builder
@@ -260,6 +261,47 @@ def test_convolutions_make_up_for_another_function():
         np.concatenate([open_graph(each, 1).run(image)["probabilities"] for image in inputs]) for each in (builder, changed, mended)
     )
     assert np.square(better - truth).mean() < 0.5 * np.square(worse - truth).mean()
+
+
+@needs_onnx
+@pytest.mark.parametrize("pictures", [2, 3])
+def test_a_few_points_do_not_tear_channels_apart(pictures: int):
+    builder = graph_of(program_of("detect", dynamic=("batch",)), merged=True).builder
+    forms = dict.fromkeys(silu_inputs(builder), Form("hardswish", 1.15))
+    changed = with_forms(builder, forms)
+    inputs = list(np.random.default_rng(0).random((pictures, 1, 3, 64, 64), dtype=np.float32))
+    mended = matched(builder, changed, dict.fromkeys(forms, 1.15), inputs, threads=1)
+    for name in [node.inputs[1] for node in builder.nodes if node.operator == "Conv" and len(node.inputs) == 3]:
+        before, after = (each.tensors[name].reshape(len(each.tensors[name]), -1) for each in (changed, mended))
+        slopes = (before * after).sum(axis=1) / np.square(before).sum(axis=1).clip(1e-12)
+        assert slopes.min() > 0.49 or np.abs(before).max() == 0
+        assert slopes.max() < 2.01
+
+
+@needs_openvino
+def test_calibration_needs_no_onnxruntime(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("mobilevitv2.export.quantise.observing.find_spec", lambda name: None if name == "onnxruntime" else True)
+    program = program_of("classify", dynamic=("batch",), precision="int8")
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
+    summary = quantised_graph(program, pixels, "openvino", threads=1).summary
+    assert summary["integer_convolutions"] > 0
+
+
+@needs_openvino
+@pytest.mark.parametrize("activation", ["hardswish", "relu"])
+def test_a_model_without_silu_stays_as_it_is(activation: str):
+    program = program_of("classify", dynamic=("batch",), precision="int8", hidden_act=activation)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
+    summary = quantised_graph(program, pixels, "openvino", threads=1).summary
+    assert summary["silu"] == "as it is"
+
+
+def test_what_cannot_stand_for_silu_is_refused():
+    pixels = np.zeros((1, 64, 64, 3), np.uint8)
+    with pytest.raises(ConfigurationError, match="hardswish, gelu"):
+        quantised_graph(program_of("classify", precision="int8"), pixels, "openvino", silu=("gelu", "hardswish"))
+    with pytest.raises(ConfigurationError, match="free batch"):
+        quantised_graph(program_of("classify", precision="int8"), pixels, "openvino")
 
 
 @needs_onnx

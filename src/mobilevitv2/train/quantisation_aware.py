@@ -25,9 +25,9 @@ from torch.nn import functional as F
 from mobilevitv2.backbone import MobileViTV2PreTrainedModel
 from mobilevitv2.blocks import Activation, ConvNormAct, InvertedResidual, MobileViTV2Block, SeparableSelfAttention, TransformerLayer
 from mobilevitv2.errors import ConfigurationError
-from mobilevitv2.export.quantise.matching import FOR_LINES, LITTLE_VARIANCE, MAP_AXES
+from mobilevitv2.export.quantise.matching import FOR_LINES, LITTLE_VARIANCE, MAP_AXES, SLOPES
 from mobilevitv2.export.quantise.plan import Dialect, silu_functions
-from mobilevitv2.export.quantise.silu import Form, fitted_forms
+from mobilevitv2.export.quantise.silu import FOR_FORMS, Form, fitted_forms
 from mobilevitv2.train.rounding import Rounded, RoundedRows
 
 logger = logging.getLogger(__name__)
@@ -48,9 +48,7 @@ class RoundedUnit(ConvNormAct):
         self._before = (before,)  # in a tuple: it is registered where it was
         if unit.activation is not None and _is_silu(unit.activation):
             self.activation = RoundedSilu() if dialect == "onnxruntime" else CheapSilu()
-        self.matching = False
-        self.line: Tensor | None
-        self.register_buffer("line", None, persistent=False)
+        self.line = Line()
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Weight and bias with the norms inside, float."""
@@ -68,19 +66,28 @@ class RoundedUnit(ConvNormAct):
         convolution = self.convolution
         weight, bias = self.rows(*self.folded())
         x = F.conv2d(self.reads(x), weight, bias, convolution.stride, convolution.padding, convolution.dilation, convolution.groups)
-        if self.matching:
-            plain, changed = x.chunk(2)
-            self.line = _fitted_line(changed, plain)
-            x = torch.cat([plain, self._lined(changed)])
-        elif self.line is not None:
-            x = self._lined(x)
+        x = self.line(x)
         if self.writes is not None:
             x = self.writes(F.relu(x) if self.activation is F.relu else x)
         return x if self.activation is None else self.activation(x)
 
-    def _lined(self, x: Tensor) -> Tensor:
-        assert self.line is not None
-        return x * self.line[:1] + self.line[1:]
+
+class Line(nn.Module):
+    """What makes up, by channel, for other functions than SiLU before a convolution; nothing where there are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matching = False
+        self.values: Tensor | None
+        self.register_buffer("values", None, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        if self.matching:
+            plain, changed = x.chunk(2)
+            self.values = _fitted_line(changed, plain)
+            return torch.cat([plain, changed * self.values[:1] + self.values[1:]])
+        return x if self.values is None else x * self.values[:1] + self.values[1:]
 
 
 class CheapSilu(nn.Module):
@@ -145,7 +152,7 @@ class RoundedAttention(SeparableSelfAttention):
         nn.Module.__init__(self)
         self.dim, self.attn_dropout = plain.dim, plain.attn_dropout
         self.qkv_proj, self.out_proj = plain.qkv_proj, plain.out_proj
-        self.reads, self.rows = Rounded(), RoundedRows()
+        self.reads, self.rows, self.line = Rounded(), RoundedRows(), Line()
         writes = dialect == "onnxruntime"
         self.query_writes: nn.Module = Rounded() if writes else nn.Identity()
         self.value_writes: nn.Module = Rounded() if writes else nn.Identity()
@@ -164,7 +171,7 @@ class RoundedAttention(SeparableSelfAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D, P, N) -> (B, D, P, N)."""
-        both = F.conv2d(self.reads(x), *self.rows(*self.folded()))
+        both = self.line(F.conv2d(self.reads(x), *self.rows(*self.folded())))
         value = self.value_writes(F.relu(both[:, : self.dim]))
         scores = self.attn_dropout(torch.softmax(self.query_writes(both[:, self.dim :]).float(), dim=-1))
         weight, bias = (part[1 : 1 + self.dim] for part in self._all())
@@ -268,7 +275,7 @@ def _put(parent: nn.Module, name: str, child: nn.Module) -> None:
 @torch.no_grad()  # not inference mode: what is found here takes part in gradients
 def _find_grids(model: nn.Module, pictures: Sequence[Tensor], functions: Sequence[str]) -> None:
     activations = {name: module for name, module in model.named_modules() if isinstance(module, CheapSilu)}
-    _look(model, pictures[: PICTURES // 4], [each.seen for each in activations.values()])
+    _look(model, pictures[:FOR_FORMS], [each.seen for each in activations.values()])
     forms = fitted_forms({name: (each.seen.sample(), each.seen.size) for name, each in activations.items()}, functions)
     for name, form in forms.items():
         activations[name].form, activations[name].seen = form, Rounded()
@@ -285,7 +292,7 @@ def _find_grids(model: nn.Module, pictures: Sequence[Tensor], functions: Sequenc
 
 def _match(model: nn.Module, pictures: Sequence[Tensor]) -> None:
     """The lines of `mobilevitv2.export.quantise.matching`: of a batch the first half takes SiLU, the second what replaces it."""
-    modules = [module for module in model.modules() if isinstance(module, RoundedUnit | CheapSilu)]
+    modules = [module for module in model.modules() if isinstance(module, Line | CheapSilu)]
     for module in modules:
         module.matching = True
     model(pixel_values=torch.stack([*pictures, *pictures]).to(next(model.parameters()).device))
@@ -298,7 +305,7 @@ def _fitted_line(x: Tensor, y: Tensor) -> Tensor:
     means = [each.mean(MAP_AXES, keepdim=True) for each in (x, y)]
     covariance = ((x - means[0]) * (y - means[1])).mean(MAP_AXES, keepdim=True)
     variance = (x - means[0]).square().mean(MAP_AXES, keepdim=True)
-    slope = (covariance + LITTLE_VARIANCE) / (variance + LITTLE_VARIANCE)
+    slope = ((covariance + LITTLE_VARIANCE) / (variance + LITTLE_VARIANCE)).clamp(*SLOPES)
     return torch.cat([slope, means[1] - slope * means[0]])
 
 

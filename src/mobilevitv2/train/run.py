@@ -150,7 +150,9 @@ def _calibration(task: TrainingTask[Any], data: Opened) -> list[torch.Tensor]:
     processor, train = task.processor(), data.train
     assert train is not None
     found = []
-    for index in torch.linspace(0, len(train) - 1, min(PICTURES, len(train))).long().tolist():
+    drawn = torch.linspace(0, len(train) - 1, min(PICTURES, len(train))).long()
+    # Mixed: the first of them are looked at alone, and folders of classes are read one after the other.
+    for index in drawn[torch.randperm(len(drawn), generator=torch.Generator().manual_seed(0))].tolist():
         try:
             picture = train.read(index)
         except ImageError as error:

@@ -1,6 +1,6 @@
 """Convolutions that make up for another function in the place of SiLU: scaled and shifted, each channel comes near what it was.
 
-Matching means alone is arXiv 1906.04721, section 4.2; the scales take another tenth off the error.
+Matching means alone is arXiv 1906.04721, section 4.2.
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mobilevitv2.export.quantise.observing import open_graph
+from mobilevitv2.export.quantise.observing import values_for
 from mobilevitv2.graph.builder import Builder, Node
 
 Array = np.ndarray[Any, Any]
 MAP_AXES = (0, 2, 3)
 CHANGED = "changed/"
+SLOPES = (0.5, 2.0)
+"""Of lines: a few points, as in 1x1 maps of few pictures, may ask for any."""
 LITTLE_VARIANCE = 1e-4
 """Channels that vary no more than this, such as those of 1x1 maps of one picture, are shifted alone: their slope goes to 1."""
 FOR_LINES = 8
-"""Pictures for making up for them: all go through both graphs at once, so that more would take much memory for little."""
+"""Pictures, of up to 512 x 512: all go through both graphs at once, so that more would take much memory for little."""
+MOST_PIXELS = FOR_LINES * 512 * 512
 
 
 class _Line(NamedTuple):
@@ -42,15 +45,15 @@ def matched(
         builder: the graph as it was, with a free batch.
         changed: a graph with the same convolutions, and other nodes between them; stays as it is.
         factors: what the outputs of convolutions are multiplied with in `changed`, by name; 1 where there is none.
-        inputs: of one picture each, all of one size.
+        inputs: of one picture each, all of one size; the first are taken.
         threads: of the runtime.
     """
+    together = inputs[: max(1, min(FOR_LINES, MOST_PIXELS // (inputs[0].shape[2] * inputs[0].shape[3])))]
     both, lines = _side_by_side(builder, changed, factors)
-    names = {value: f"line_{number}" for number, value in enumerate(value for line in lines.values() for value in line)}
-    found = open_graph(both.reduced_to(names), threads).run(np.concatenate(inputs))
+    found = values_for(both, [value for line in lines.values() for value in line], threads)(np.concatenate(together))
     made = copy.deepcopy(changed)
     for (weight, bias), line in lines.items():
-        slope, shift = (found[names[value]].reshape(-1) for value in line)
+        slope, shift = (found[value].reshape(-1) for value in line)
         made.tensors[weight] = (made.tensors[weight] * slope[:, None, None, None]).astype(np.float32)
         made.tensors[bias] = (made.tensors[bias] * slope + shift).astype(np.float32)
     return made
@@ -85,4 +88,5 @@ def _fitted_line(both: Builder, x: str, y: str) -> _Line:
     covariance, variance = (both.add("ReduceMean", both.add("Mul", apart_x, each), axes) for each in (apart_y, apart_x))
     little = both.constant(LITTLE_VARIANCE)
     slope = both.add("Div", both.add("Add", covariance, little), both.add("Add", variance, little))
+    slope = both.add("Clip", slope, *map(both.constant, SLOPES))
     return _Line(slope, both.add("Sub", means[1], both.add("Mul", slope, means[0])))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -63,16 +63,24 @@ def observe(builder: Builder, points: Sequence[str], inputs: Iterable[Array], *,
     Raises:
         MissingDependency: neither ONNX Runtime nor OpenVINO is installed.
     """
-    names = {f"observed_{number}": point for number, point in enumerate(points)}
-    watched = builder.reduced_to({point: name for name, point in names.items()})
-    engine = open_graph(watched, threads)
+    values_of = values_for(builder, points, threads)
     found = {point: Observed() for point in points}
     generator = np.random.default_rng(0)
     for image in inputs:
-        outputs = engine.run(image)
-        for name, point in names.items():
-            found[point].add(outputs[name], generator)
+        for point, value in values_of(image).items():
+            found[point].add(value, generator)
     return found
+
+
+def values_for(builder: Builder, values: Sequence[str], threads: int | None = None) -> Callable[[Array], dict[str, Array]]:
+    """A function that gives these values of the graph, by name, for its input.
+
+    Raises:
+        MissingDependency: neither ONNX Runtime nor OpenVINO is installed.
+    """
+    engine = open_graph(builder.reduced_to({value: f"value_{number}" for number, value in enumerate(values)}), threads)
+    # By their order: OpenVINO calls an output by any of the names that its value has.
+    return lambda image: dict(zip(values, engine.run(image).values(), strict=True))
 
 
 def open_graph(builder: Builder, threads: int | None = None) -> Engine:

@@ -24,6 +24,8 @@ LIMITS = {"hardswish": 0.07, "gelu": math.inf}
 hard swish; in the feed-forward networks of transformers, where most values are negative, it has .08 to .25."""
 LEAST_SHARE = 0.04
 """Of all values that SiLUs take for a picture: with less at one place there is no time to win."""
+FOR_FORMS = 16
+"""Pictures to fit on."""
 _POINTS = np.linspace(-6, 6, 6001)
 _ERF = np.array([math.erf(point) for point in _POINTS])
 
