@@ -3,7 +3,7 @@
     calibration.py   the pictures, from folders, files and data sets
     arithmetic.py    numbers to 8 bits and back
     observing.py     what a graph's values are on pictures
-    silu.py          SiLU as a hard swish or GELU, which OpenVINO calculates in half the time
+    silu.py          SiLU as a hard swish or GELU, which OpenVINO calculates faster
     matching.py      convolutions that make up for that
     plan.py          what is quantised for which runtime, and what stays float
     rewriting.py     QuantizeLinear and DequantizeLinear in a graph

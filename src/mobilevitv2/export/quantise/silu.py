@@ -1,4 +1,4 @@
-"""SiLU as functions that cost less: OpenVINO's integer convolutions spend half of their time on its exponential and division.
+"""SiLU as functions that cost less: OpenVINO's integer files spend a third of their time on its exponential and division.
 
 x sigmoid(x) is nearly gelu(c x) / c for c about 0.6, a polynomial there (.025 to .040 apart at most), and roughly
 hardswish(c x) / c for c about 1.15, two comparisons (.18 apart at most, at 3 / c). c is fitted to each place's values and goes
