@@ -152,7 +152,7 @@ class RoundedAttention(SeparableSelfAttention):
         nn.Module.__init__(self)
         self.dim, self.attn_dropout = plain.dim, plain.attn_dropout
         self.qkv_proj, self.out_proj = plain.qkv_proj, plain.out_proj
-        self.reads, self.rows, self.line = Rounded(), RoundedRows(), Line()
+        self.reads, self.rows, self.line, self.key_line = Rounded(), RoundedRows(), Line(), Line()
         writes = dialect == "onnxruntime"
         self.query_writes: nn.Module = Rounded() if writes else nn.Identity()
         self.value_writes: nn.Module = Rounded() if writes else nn.Identity()
@@ -176,7 +176,7 @@ class RoundedAttention(SeparableSelfAttention):
         scores = self.attn_dropout(torch.softmax(self.query_writes(both[:, self.dim :]).float(), dim=-1))
         weight, bias = (part[1 : 1 + self.dim] for part in self._all())
         weighted = (x.float() * scores).sum(dim=-1, keepdim=True)
-        context = F.conv2d(weighted, weight) + bias[:, None, None] * scores.sum(dim=-1, keepdim=True)
+        context = self.key_line(F.conv2d(weighted, weight) + bias[:, None, None] * scores.sum(dim=-1, keepdim=True))
         out: Tensor = self.out_proj(value * context.to(value.dtype))
         return out
 
